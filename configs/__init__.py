@@ -1,0 +1,1 @@
+"""One experiment per file: plain data, imports neither jax nor our code."""

@@ -1,0 +1,1 @@
+"""Input: sources, order, batching, prefetch. numpy only; never imports jax itself."""

@@ -1,0 +1,1 @@
+"""Language: models, objectives, tokenizers, decoding."""

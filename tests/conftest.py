@@ -1,0 +1,40 @@
+"""Eight virtual CPU devices for every test; fixtures that find the optional real data."""
+
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def _optional_folder(variable: str, name: str) -> pathlib.Path:
+    folder = pathlib.Path(os.environ.get(variable, ROOT.parent / "shared" / name))
+    if not folder.is_dir():
+        pytest.skip(f"{name} not found; set {variable} to its folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def parity():
+    """The parity fixtures: `weights, arrays = parity('vit_timm_cls')`."""
+    folder = _optional_folder("TESSERA_PARITY_DIR", "parity")
+    sys.path.insert(0, str(folder))
+    import load_fixture
+
+    def load(name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        return load_fixture.load(name), load_fixture.arrays(name)
+
+    load.folder = folder
+    return load
+
+
+@pytest.fixture(scope="session")
+def tfds_dir() -> pathlib.Path:
+    """Folder of real TFDS datasets in ArrayRecord form."""
+    return _optional_folder("TFDS_DATA_DIR", "tensorflow_datasets")

@@ -1,0 +1,1 @@
+"""Images: models, objectives, transforms, pictures."""

@@ -1,0 +1,1 @@
+"""Vision-only blocks used by two or more models."""

@@ -1,0 +1,1 @@
+"""Image architectures, one per file."""
