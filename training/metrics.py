@@ -1,0 +1,93 @@
+"""Metrics that add up: each carries (total, count), so that padded batches, unequal token
+counts, accumulated micro-batches and hosts combine exactly by addition."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Mean:
+    """A weighted mean, kept as its numerator and denominator.
+
+    Args:
+        total: float32 []; sum of weighted values.
+        count: float32 []; sum of weights.
+    """
+
+    total: Any
+    count: Any
+
+    @classmethod
+    def of(cls, values: jax.Array, mask: jax.Array | None = None) -> "Mean":
+        """The mean of `values` where `mask` holds.
+
+        Args:
+            values: [...] of any real dtype; summed in float32.
+            mask: bool or weights, of the leading shape of `values`; None counts all. A
+                value under a zero weight has no influence, even if it is NaN.
+        """
+        values = jnp.asarray(values, jnp.float32)
+        if mask is None:
+            return cls(values.sum(), jnp.float32(values.size))
+        weights = jnp.asarray(mask, jnp.float32)
+        weights = weights.reshape(weights.shape + (1,) * (values.ndim - weights.ndim))
+        weights = jnp.broadcast_to(weights, values.shape)
+        return cls(jnp.where(weights != 0, values * weights, 0).sum(), weights.sum())
+
+    def merge(self, other: "Mean") -> "Mean":
+        """The mean over both sets of values."""
+        return Mean(self.total + other.total, self.count + other.count)
+
+    def compute(self) -> Any:
+        """total / count, float32 []; 0 where nothing was counted, never NaN by 0/0."""
+        if isinstance(self.total, np.ndarray | np.generic | float):
+            return self.total / self.count if self.count else self.total * 0
+        return jnp.where(self.count == 0, 0.0, self.total / jnp.maximum(self.count, 1))
+
+
+def accuracy(
+    logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None, k: int = 1
+) -> Mean:
+    """Share of examples whose label is among the k highest logits.
+
+    A tie counts against the label, so that constant logits score 0 and not 1.
+
+    Args:
+        logits: float [..., K].
+        labels: int32 [...], in [0, K).
+        mask: bool or weights [...].
+        k: how many guesses count.
+    """
+    logits = jnp.asarray(logits, jnp.float32)
+    own = jnp.take_along_axis(logits, labels[..., None], axis=-1)
+    rivals = (logits >= own).sum(-1) - 1
+    # NaN compares false with everything and must not look like a perfect rank.
+    return Mean.of((rivals < k) & jnp.isfinite(own[..., 0]), mask)
+
+
+def merge(a: Mapping[str, Any] | None, b: Mapping[str, Any]) -> dict[str, Any]:
+    """Merges two dicts of metrics by name; None stands for nothing yet."""
+    if a is None:
+        return dict(b)
+    if a.keys() != b.keys():
+        raise ValueError(f"metrics changed from {sorted(a)} to {sorted(b)}")
+    return {name: a[name].merge(b[name]) for name in a}
+
+
+def compute(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The value of each metric as a Python float."""
+    return {name: float(metric.compute()) for name, metric in metrics.items()}
+
+
+def on_host(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics of device scalars as metrics of float64, so that long sums stay exact.
+
+    Waits for the device.
+    """
+    return jax.tree.map(np.float64, jax.device_get(dict(metrics)))
