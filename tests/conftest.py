@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "training"))  # toy_experiment, for dotted paths
 
 
 def _optional_folder(variable: str, name: str) -> pathlib.Path:

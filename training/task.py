@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 Batch = Mapping[str, Any]
@@ -94,8 +93,3 @@ class Task:
             mutable=list(collections),
         )
         return outputs, batch, {**collections, **updated}
-
-
-def zeros_like_spec(spec: Any) -> Any:
-    """A batch of zeros with the given shapes, for initialisation under jit."""
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), spec)

@@ -1,0 +1,358 @@
+"""The loop: data in, state out; logs, evaluations, checkpoints, and how a run ends.
+
+The host stays one step ahead of the device: the metrics of a step are read after the
+next one has been dispatched. Nothing else waits, except before an evaluation or a
+checkpoint.
+"""
+
+import dataclasses
+import json
+import logging
+import math
+import pathlib
+import signal
+import time
+from collections.abc import Mapping
+from typing import Any, Self
+
+import jax
+
+from training import checkpoint, environment, evaluation, flops, parameters, progress
+from training import config as configs
+from training import metrics as metric_types
+from training.errors import EXIT_PREEMPTED, RunError, first_line
+from training.run import Run
+from training.writer import Writer
+
+log = logging.getLogger("tessera")
+
+
+def train(
+    config: Mapping[str, Any], workdir: pathlib.Path, *, profiler: Any = None
+) -> int:
+    """Trains what `config` describes in `workdir`, from where it stopped if it did.
+
+    Args:
+        config: plain data, see `training.config`.
+        workdir: the run's folder; made if need be.
+        profiler: `training.profiling.Profiler` or None.
+
+    Returns:
+        The exit code: 0 when finished, 75 when stopped by SIGTERM (the state is saved;
+        run the same command again), 130 by Ctrl-C, likewise.
+
+    Raises:
+        RunError: in one line, whatever a person must mend.
+    """
+    config = configs.plain(config)
+    run = Run.from_config(config)
+    prepare_workdir(config, workdir)
+    experiment = run.experiment
+    checkpointer = checkpoint.Checkpointer(
+        workdir,
+        keep=experiment.keep,
+        best_metric=experiment.best_metric,
+        best_mode=experiment.best_mode,
+    )
+    try:
+        trainer = Trainer(config, run, workdir, checkpointer, profiler)
+        with trainer.writer:
+            return trainer.run_to_end()
+    except OSError as error:
+        raise RunError(
+            f"cannot write to {workdir}: {first_line(error)}; "
+            f"{checkpointer.describe_latest()}"
+        ) from error
+    finally:
+        checkpointer.close()
+
+
+def prepare_workdir(config: Mapping[str, Any], workdir: pathlib.Path) -> None:
+    """Writes `config.json`, after checking that the folder is of no other run.
+
+    Raises:
+        RunError: it holds a run of another config.
+    """
+    if (workdir / "config.json").exists():
+        changed = [
+            line
+            for line in configs.differences(configs.read(workdir), config)
+            if not configs.RESUMABLE.search(line)
+        ]
+        if changed:
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            raise RunError(
+                f"{workdir} holds a run of another config ({changed[0]}{more}); choose "
+                "another --workdir, or repeat that run's flags to continue it"
+            )
+    if jax.process_index() == 0:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            configs.write(config, workdir)
+        except OSError as error:
+            raise RunError(f"cannot write to {workdir}: {first_line(error)}") from error
+
+
+class StopSignal:
+    """Turns SIGTERM and the first Ctrl-C into a wish to stop after the current step.
+
+    With `jax.distributed`, JAX's own preemption service makes all processes stop after
+    the same step.
+    """
+
+    def __init__(self):
+        self.exit_code = None
+        self._previous = {}
+
+    def __enter__(self) -> Self:
+        codes = {signal.SIGTERM: EXIT_PREEMPTED, signal.SIGINT: 130}
+        if jax.process_count() > 1:
+            codes.pop(signal.SIGTERM)
+        try:
+            for number, code in codes.items():
+                self._previous[number] = signal.signal(
+                    number,
+                    lambda *_, number=number, code=code: self._stop(number, code),
+                )
+        except ValueError:  # not the main thread: no handlers there
+            pass
+        return self
+
+    def _stop(self, number: int, code: int) -> None:
+        self.exit_code = code
+        signal.signal(number, signal.SIG_DFL)  # a second one stops at once
+
+    def __exit__(self, *_):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def after(self, step: int) -> bool:
+        """Whether to stop after `step`; every process calls it at every step."""
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            if multihost_utils.reached_preemption_sync_point(step):
+                self.exit_code = EXIT_PREEMPTED
+        return self.exit_code is not None
+
+
+class Trainer:
+    """One run in one workdir. Use `train`."""
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        run: Run,
+        workdir: pathlib.Path,
+        checkpointer: checkpoint.Checkpointer,
+        profiler: Any = None,
+    ):
+        self._run, self._experiment = run, run.experiment
+        self._config, self._workdir = config, workdir
+        self._checkpointer, self._profiler = checkpointer, profiler
+        self._window = None  # metrics since the last log
+        self._pending = None  # (step, metrics) not read yet
+        self._latest = {}  # metrics of the last evaluation
+        self._batches = None
+        self._learning_rate = learning_rate(config.get("optimizer"))
+        self._state, self._start = self._first_state()
+        active = jax.process_index() == 0
+        self.writer = Writer(workdir, active=active, start_step=self._start)
+        self._progress = progress.Progress(
+            self._experiment.total_steps,
+            self._start,
+            self._experiment.batch_size,
+            active=active,
+            **model_flops(run),
+        )
+        if active:
+            self._introduce()
+
+    def _first_state(self) -> tuple[Any, int]:
+        restored = self._checkpointer.restore(self._run.target)
+        if restored is None:
+            return self._run.init(), 0
+        if restored.step > self._experiment.total_steps:
+            raise RunError(
+                f"{self._workdir} is already at step {restored.step}, beyond total_steps "
+                f"{self._experiment.total_steps}"
+            )
+        window = restored.extra.get("window")
+        if window:
+            self._window = {k: metric_types.Mean(*v) for k, v in window.items()}
+        self._latest = restored.metrics
+        return restored.state, restored.step
+
+    def _introduce(self) -> None:
+        environment.write(
+            self._workdir,
+            environment.describe(self._run.layout.mesh, self._run.compiler_options),
+        )
+        self._progress.message(
+            parameters.parameter_table(
+                self._run.shapes.params, shardings=self._run.shardings.params
+            )
+        )
+        if self._start:
+            self._progress.message(f"resumed at step {self._start} of {self._workdir}")
+
+    def run_to_end(self) -> int:
+        """Trains to `total_steps` or to a signal; returns the exit code."""
+        total = self._experiment.total_steps
+        with StopSignal() as stop, self._progress:
+            if self._start < total:
+                self._batches = self._experiment.data.train_batches(
+                    batch_size=self._experiment.batch_size,
+                    seed=self._experiment.seed,
+                    start_step=self._start,
+                    shard=self._run.layout.host_shard(self._experiment.batch_size),
+                )
+                try:
+                    self._steps(self._batches, stop)
+                finally:
+                    self._batches.close()
+            self._checkpointer.wait()
+        if jax.process_index() == 0:
+            self._summarize(stopped=stop.exit_code is not None)
+        return stop.exit_code or 0
+
+    def _summarize(self, *, stopped: bool) -> None:
+        step, total = int(self._state.step), self._experiment.total_steps
+        title = f"finished after {step:,} steps"
+        if stopped:
+            title = (
+                f"stopped after {step:,} of {total:,} steps; run it again to continue"
+            )
+        elif self._start == total:
+            title = f"already finished: {step:,} steps"
+        progress.summary(
+            title,
+            {
+                **{k: progress.number_text(v) for k, v in self._latest.items()},
+                "workdir": self._workdir,
+                "metrics": self._workdir / "metrics.jsonl",
+                "checkpoints": self._workdir / checkpoint.FOLDER,
+                "curves": f"tensorboard --logdir {self._workdir}",
+                "evaluate": f"python eval.py --workdir={self._workdir}",
+            },
+        )
+
+    def _steps(self, batches: Any, stop: StopSignal) -> None:
+        run, total = self._run, self._experiment.total_steps
+        for step in range(self._start + 1, total + 1):
+            began = time.perf_counter()
+            host_batch = evaluation.next_batch(batches)
+            waited = time.perf_counter() - began
+            run.check(host_batch)
+            batch = run.layout.put(host_batch)
+            if self._profiler:
+                self._profiler.step(step)
+            if step == self._start + 1:
+                with self._progress.pause("compiling", once=True):
+                    self._state, metrics = run.update(self._state, batch)
+            else:
+                self._state, metrics = run.update(self._state, batch)
+            self._read_pending()
+            self._pending = (step, metrics)
+            self._progress.advance(step, data_wait=waited)
+            stopping = stop.after(step)
+            self._periodic(step, last=step == total, stopping=stopping)
+            if stopping:
+                return
+
+    def _periodic(self, step: int, *, last: bool, stopping: bool) -> None:
+        """Evaluation, then checkpoint, where the step calls for them."""
+        e = self._experiment
+        evaluate = e.evals and (last or (e.eval_steps and step % e.eval_steps == 0))
+        save = (
+            last or stopping or (e.checkpoint_steps and not step % e.checkpoint_steps)
+        )
+        if not (evaluate or save):
+            return
+        self._read_pending()
+        if last:
+            self._log(step)
+        if evaluate:
+            with self._progress.pause("evaluating"):
+                self._evaluate(step)
+        if save:
+            with self._progress.pause("saving"):
+                self._save(step, self._latest if evaluate else {})
+
+    def _read_pending(self) -> None:
+        """Takes in the metrics of the step before; waits for it, not for the next."""
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        self._pending = None
+        metrics = metric_types.on_host(metrics)
+        for name in ("loss", "gradient_norm"):
+            if name in metrics and not math.isfinite(value := metrics[name].total):
+                raise RunError(
+                    f"{name} is {value} at step {step}; "
+                    f"{self._checkpointer.describe_latest()}; lower the learning rate, "
+                    "clip gradients, or change the seed, in another --workdir"
+                )
+        self._window = metric_types.merge(self._window, metrics)
+        if step % self._experiment.log_steps == 0:
+            self._log(step)
+
+    def _log(self, step: int) -> None:
+        if self._window is None:
+            return
+        values = metric_types.compute(self._window)
+        self._window = None
+        if self._learning_rate is not None:
+            values["learning_rate"] = float(self._learning_rate(step - 1))
+        if skipped := getattr(self._batches, "skipped", 0):
+            values["skipped"] = skipped
+        values.update(self._progress.report(step, values))
+        self.writer.scalars(step, {f"train/{k}": v for k, v in values.items()})
+
+    def _evaluate(self, step: int) -> None:
+        self._latest = {}
+        for name, evaluator in self._experiment.evals.items():
+            report = evaluator(self._run, self._state)
+            metrics = {f"{name}/{k}": v for k, v in report.metrics.items()}
+            if report.skipped:
+                metrics[f"{name}/skipped"] = report.skipped
+            self._latest.update(metrics)
+            self.writer.images(
+                step, {f"{name}/{k}": v for k, v in report.pictures.items()}
+            )
+        self.writer.scalars(step, self._latest)
+        shown = "  ".join(f"{k} {v:.4g}" for k, v in self._latest.items())
+        self._progress.message(f"step {step}  {shown}")
+
+    def _save(self, step: int, metrics: Mapping[str, float]) -> None:
+        window = self._window or {}
+        sums = {k: dataclasses.astuple(v) for k, v in window.items()}
+        window = json.loads(json.dumps(sums, default=float))
+        self._checkpointer.save(
+            step, self._state, extra={"window": window}, metrics=metrics
+        )
+
+
+def learning_rate(node: Any) -> Any:
+    """The first `learning_rate` in an optimizer's config, as a function of the step."""
+    if isinstance(node, list | tuple):
+        node = dict(enumerate(node))
+    if not isinstance(node, Mapping):
+        return None
+    if "learning_rate" in node:
+        rate = configs.build(node["learning_rate"], "optimizer.learning_rate")
+        return jax.jit(rate) if callable(rate) else lambda step: rate
+    found = (learning_rate(child) for child in node.values())
+    return next((rate for rate in found if rate is not None), None)
+
+
+def model_flops(run: Run) -> dict[str, float]:
+    """FLOPs of a step and the devices' peak, where the peak is known."""
+    devices = run.layout.mesh.devices.flat
+    peak = environment.peak_flops(devices[0].device_kind)
+    if peak is None:
+        return {}
+    return {
+        "flops_per_step": flops.model_flops(run),
+        "peak_flops": peak * len(list(devices)),
+    }

@@ -1,0 +1,172 @@
+"""Everything a config becomes before the first step: built objects, a layout on the
+devices, the shapes of the state, and compiled functions. Training, evaluation, planning
+and weight import all start here."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from training import checkpoint, compilation, sharding
+from training import config as configs
+from training import state as states
+from training.errors import ConfigError, RunError, first_line
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A built experiment on a mesh.
+
+    Args:
+        experiment: the built config.
+        layout: where arrays live.
+        batch: tree of `jax.ShapeDtypeStruct`; one global batch.
+        shapes: tree of `jax.ShapeDtypeStruct`; the state.
+    """
+
+    experiment: configs.Experiment
+    layout: sharding.Layout
+    batch: Any
+    shapes: states.TrainState
+    _compiled: dict = dataclasses.field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], devices: list[jax.Device] | None = None
+    ) -> "Run":
+        """Builds a config.
+
+        Raises:
+            RunError: in one line, whatever is wrong with the config, the data it names or
+                the devices it asks for.
+        """
+        experiment = configs.experiment(config)
+        try:
+            if experiment.matmul_precision:
+                jax.config.update(
+                    "jax_default_matmul_precision", experiment.matmul_precision
+                )
+            mesh = sharding.make_mesh(experiment.mesh, devices)
+            layout = sharding.Layout(mesh, _rules(experiment.partition_rules))
+            layout.check_batch(experiment.batch_size, experiment.accumulation_steps)
+            batch = batch_spec(experiment.data.element(), experiment.batch_size)
+        except (ValueError, OSError) as error:
+            raise ConfigError(first_line(error)) from error
+        shapes = cls._shapes(experiment, batch)
+        run = cls(experiment, layout, batch, shapes)
+        run._check_rules()
+        return run
+
+    @staticmethod
+    def _shapes(experiment: configs.Experiment, batch: Any) -> states.TrainState:
+        try:
+            return jax.eval_shape(_initializer(experiment, batch))
+        except (ValueError, TypeError, KeyError) as error:
+            if isinstance(error, KeyError):
+                raise ConfigError(
+                    f"the batch has no {error}; it has {sorted(batch)}"
+                ) from error
+            raise ConfigError(
+                f"the model cannot be initialised on this data: {first_line(error)}"
+            ) from error
+
+    def _check_rules(self) -> None:
+        if self.layout.mesh.shape.get("model", 1) > 1:
+            specs = [s.spec for s in jax.tree.leaves(self.shardings)]
+            if not any("model" in spec for spec in specs):
+                raise ConfigError(
+                    "the mesh has a 'model' axis but partition_rules match no parameter"
+                )
+
+    @functools.cached_property
+    def shardings(self) -> Any:
+        """A sharding for every leaf of the state."""
+        return self.layout.state(self.shapes)
+
+    @property
+    def target(self) -> Any:
+        """What a checkpoint is restored into."""
+        return checkpoint.abstract(self.shapes, self.shardings)
+
+    @functools.cached_property
+    def compiler_options(self) -> dict[str, Any]:
+        """The XLA options of the update on this backend."""
+        return compilation.compiler_options(self.experiment.compiler_options)
+
+    def init(self) -> states.TrainState:
+        """The state at step 0, born in its sharding."""
+        create = _initializer(self.experiment, self.batch)
+        return jax.jit(create, out_shardings=self.shardings)()
+
+    @functools.cached_property
+    def update(self) -> Any:
+        """The jitted update: (state, batch) -> (state, metrics). Donates the state."""
+        experiment = self.experiment
+        function = functools.partial(
+            configs.resolve(experiment.update, "update"),
+            task=experiment.task,
+            optimizer=experiment.optimizer,
+            accumulation_steps=experiment.accumulation_steps,
+            ema_decay=experiment.ema_decay,
+        )
+        return jax.jit(
+            function,
+            in_shardings=(self.shardings, self.layout.batch),
+            out_shardings=(self.shardings, self.layout.replicated),
+            donate_argnums=0,
+            compiler_options=self.compiler_options or None,
+        )
+
+    def compile(self, function: Callable, key: Any = None) -> Any:
+        """jit of `function(state, batch, *, task)`, compiled once; replicated results."""
+        key = key or function
+        if key not in self._compiled:
+            self._compiled[key] = jax.jit(
+                functools.partial(function, task=self.experiment.task),
+                in_shardings=(self.shardings, self.layout.batch),
+                out_shardings=self.layout.replicated,
+                compiler_options=self.compiler_options or None,
+            )
+        return self._compiled[key]
+
+    def check(self, batch: Mapping[str, np.ndarray]) -> None:
+        """`Task.check` on a host batch. Raises RunError in one line."""
+        try:
+            self.experiment.task.check(batch)
+        except ValueError as error:
+            raise RunError(f"data: {first_line(error)}") from error
+
+
+def _initializer(experiment: configs.Experiment, batch: Any) -> Callable:
+    # Parameters do not depend on the batch size; a small one compiles faster.
+    one = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype), batch
+    )
+
+    def create():
+        zeros = jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), one)
+        return states.create(
+            experiment.task,
+            experiment.optimizer,
+            zeros,
+            seed=experiment.seed,
+            ema=experiment.ema_decay is not None,
+        )
+
+    return create
+
+
+def batch_spec(element: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
+    """The shapes of a global batch of examples like `element`."""
+    spec = {}
+    for name, value in element.items():
+        dtype = jax.dtypes.canonicalize_dtype(np.asarray(value).dtype)
+        spec[name] = jax.ShapeDtypeStruct((batch_size, *np.shape(value)), dtype)
+    return spec
+
+
+def _rules(rules: Any) -> tuple:
+    return tuple((pattern, tuple(axes)) for pattern, axes in rules)
