@@ -1,0 +1,205 @@
+"""Image classification: one label per image, or several with `sigmoid=True`.
+
+Sigmoid cross-entropy trains one independent yes-or-no question per class; on single
+labels it matches or beats softmax: L. Beyer, O. J. Henaff, A. Kolesnikov, X. Zhai,
+A. van den Oord, "Are we done with ImageNet?", 2020, https://arxiv.org/abs/2006.07159.
+Label smoothing: C. Szegedy, V. Vanhoucke, S. Ioffe, J. Shlens, Z. Wojna, "Rethinking the
+Inception Architecture for Computer Vision", 2015, https://arxiv.org/abs/1512.00567.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from training.metrics import Mean, accuracy
+from training.task import Batch, Task
+from vision import visualize
+from vision.ops.mixing import Mixing
+
+
+def softmax_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
+    """-sum over classes of target * log softmax(logits): float32 [..., K] -> [...]."""
+    return -(target * jax.nn.log_softmax(logits)).sum(-1)
+
+
+def sigmoid_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
+    """Sum over classes of the binary cross-entropies: float32 [..., K] -> [...]."""
+    yes, no = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+    return -(target * yes + (1 - target) * no).sum(-1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classification(Task):
+    """Cross-entropy between a model's logits and the labels.
+
+    A batch holds `image`, uint8 in 0..255 or float in 0..1 [B, H, W, C], `label`, int [B]
+    or (0 or 1 for every class) [B, K], and perhaps `mask`, bool [B]. Smoothing and mixing
+    touch training only, so that an evaluated loss is the plain cross-entropy.
+
+    Args:
+        model: a Linen module from images to logits [B, K], with K as `num_classes`.
+        sigmoid: one yes-or-no question per class, summed; else softmax.
+        label_smoothing: s in [0, 1); targets become (1 - s) * target + s / K.
+        mixing: a mixing of `vision.ops.mixing`; None for none. Training metrics then
+            count the class of the largest share as the label.
+        mean, std: of images in 0..1, one value or one per channel; the model sees
+            (image - mean) / std.
+        class_names: for pictures; numbers where empty.
+    """
+
+    sigmoid: bool = False
+    label_smoothing: float = 0.0
+    mixing: Mixing | None = None
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(
+                f"label_smoothing is {self.label_smoothing}; it must lie in [0, 1)"
+            )
+        if min(self.std) <= 0:
+            raise ValueError(f"std is {self.std}; every value must be positive")
+
+    def check(self, batch: Batch) -> None:
+        """Raises a one-line ValueError for labels or images that cannot be trained on."""
+        for key in ("image", "label"):
+            if key not in batch:
+                raise ValueError(
+                    f"the batch has no {key!r}, only {sorted(batch)}; rename the "
+                    "feature in data.transforms"
+                )
+        image, label = np.asarray(batch["image"]), np.asarray(batch["label"])
+        if image.ndim != 4:
+            raise ValueError(
+                f"image has shape {image.shape}; expected [batch, height, width, channels]"
+            )
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, image.shape[-1]):
+                raise ValueError(
+                    f"{name} has {len(values)} values for images of {image.shape[-1]} "
+                    "channels; give one value, or one per channel"
+                )
+        mask = np.asarray(batch.get("mask", np.ones(len(label), bool)))
+        self._check_labels(label[mask])
+
+    def _check_labels(self, label: np.ndarray) -> None:
+        num_classes = self.model.num_classes
+        if label.ndim == 2:
+            if label.shape[1] != num_classes:
+                raise ValueError(
+                    f"labels of {label.shape[1]} classes for a model of {num_classes}; "
+                    f"set model.num_classes={label.shape[1]}"
+                )
+            if label.size and not 0 <= label.min() <= label.max() <= 1:
+                bad = label[(label < 0) | (label > 1) | np.isnan(label)][0]
+                raise ValueError(
+                    f"label value {bad} of a class is outside [0, 1]; use 0 and 1"
+                )
+            return
+        if label.ndim != 1 or label.dtype.kind not in "iu":
+            raise ValueError(
+                f"labels are {label.dtype} of shape {label.shape}; expected one integer "
+                "per image, or [batch, num_classes]"
+            )
+        outside = label[(label < 0) | (label >= num_classes)]
+        if outside.size:
+            bad = int(outside.max() if outside.max() > 0 else outside.min())
+            remedy = (
+                f"set model.num_classes to at least {bad + 1}"
+                if bad > 0
+                else "labels count from 0"
+            )
+            raise ValueError(f"label {bad} is outside [0, {num_classes}); {remedy}")
+
+    def prepare(self, batch: Batch, *, rng: jax.Array, train: bool) -> Batch:
+        """Normalises images; in training also makes smoothed and mixed `target`s."""
+        image = batch["image"]
+        if jnp.issubdtype(image.dtype, jnp.integer):
+            image = image.astype(jnp.float32) / 255
+        mean, std = np.float32(self.mean), np.float32(self.std)
+        image = (image.astype(jnp.float32) - mean) / std
+        batch = {**batch, "image": image}
+        if train and (self.mixing is not None or self.label_smoothing):
+            target = self._target(batch)
+            if self.mixing is not None:
+                batch["image"], target = self.mixing(
+                    image, target, rng=rng, mask=batch.get("mask")
+                )
+            smoothing = self.label_smoothing
+            batch["target"] = (1 - smoothing) * target + smoothing / target.shape[-1]
+        return batch
+
+    def inputs(self, batch: Batch) -> tuple:
+        return (batch["image"],)
+
+    def loss(
+        self, outputs: jax.Array, batch: Batch
+    ) -> tuple[jax.Array, dict[str, Mean]]:
+        """Mean cross-entropy; metrics `loss`, `accuracy` and, beyond 5 classes,
+        `top5_accuracy`. With several labels per image, a guess that is one of them is
+        right, and there is no `top5_accuracy`."""
+        mask = batch.get("mask")
+        logits = outputs.astype(jnp.float32)
+        target = self._target(batch)
+        if mask is not None:
+            # Exactly zero gradient for padding, even where its logits are not finite.
+            logits = jnp.where(mask[:, None], logits, 0)
+            target = jnp.where(mask[:, None], target, 0)
+        cross_entropy = sigmoid_cross_entropy if self.sigmoid else softmax_cross_entropy
+        metrics = {"loss": Mean.of(cross_entropy(logits, target), mask)}
+        if batch["label"].ndim == 2:
+            guess = logits.argmax(-1, keepdims=True)
+            share = jnp.take_along_axis(target, guess, axis=-1)[..., 0]
+            right = (share >= target.max(-1)) & (share > 0)
+            metrics["accuracy"] = Mean.of(right, mask)
+        else:
+            label = target.argmax(-1)
+            metrics["accuracy"] = accuracy(logits, label, mask)
+            if logits.shape[-1] > 5:
+                metrics["top5_accuracy"] = accuracy(logits, label, mask, k=5)
+        return metrics["loss"].compute(), metrics
+
+    def _target(self, batch: Batch) -> jax.Array:
+        """float32 [B, K]: the weight of every class."""
+        if "target" in batch:
+            return batch["target"]
+        label = batch["label"]
+        if label.ndim == 2:
+            return label.astype(jnp.float32)
+        return jax.nn.one_hot(label, self.model.num_classes, dtype=jnp.float32)
+
+    def pictures(self, outputs: Any, batch: Batch) -> dict[str, np.ndarray]:
+        """`predictions`: the first images with the guess, green where it is right."""
+        real = np.asarray(batch.get("mask", np.ones(len(batch["image"]), bool)))
+        if not real.any():
+            return {}
+        image = np.asarray(batch["image"])[real]
+        if image.dtype != np.uint8:
+            image = visualize.denormalize(image, self.mean, self.std)
+        logits = np.asarray(outputs, np.float32)[real]
+        guess = logits.argmax(-1)
+        label = np.asarray(batch.get("target", batch["label"]))[real]
+        if label.ndim == 2:
+            # Of several labels, show the guess if it is one, else the first.
+            hit = np.take_along_axis(label, guess[:, None], axis=-1)[:, 0] > 0.5
+            label = np.where(hit, guess, label.argmax(-1))
+        scores = _sigmoid(logits) if self.sigmoid else _softmax(logits)
+        confidence = np.take_along_axis(scores, guess[:, None], axis=-1)[:, 0]
+        picture = visualize.predictions(
+            image, guess, label, class_names=self.class_names, confidence=confidence
+        )
+        return {"predictions": picture}
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    scores = np.exp(logits - logits.max(-1, keepdims=True))
+    return scores / scores.sum(-1, keepdims=True)
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logits.clip(-60, 60)))
