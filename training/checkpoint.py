@@ -131,7 +131,13 @@ class Checkpointer:
             )
         items = {
             "state": ocp.args.StandardSave(state),
-            "extra": ocp.args.JsonSave({**(extra or {}), "fingerprint": fingerprint}),
+            "extra": ocp.args.JsonSave(
+                {
+                    "extra": dict(extra or {}),
+                    "metrics": dict(metrics or {}),
+                    "fingerprint": fingerprint,
+                }
+            ),
         }
         try:
             saved = self._manager.save(
@@ -210,7 +216,7 @@ class Checkpointer:
             )
             state, extra = found["state"], dict(found["extra"])
             fingerprint, _ = self._look(state)
-            expected = extra.pop("fingerprint")
+            expected = extra["fingerprint"]
         except Exception as error:
             raise UntrustedError(
                 f"checkpoint {step} is damaged ({errors.first_line(error)[:120]})"
@@ -221,10 +227,7 @@ class Checkpointer:
                 f"checkpoint {step} is damaged (contents of {', '.join(wrong[:3])} differ "
                 "from what was saved)"
             )
-        return Restored(step, state, extra, self._metrics(step))
-
-    def _metrics(self, step: int) -> dict[str, float]:
-        return dict(self._manager.metrics(step) or {})
+        return Restored(step, state, extra["extra"], extra["metrics"])
 
     def _check_tree(self, step: int, target: Any) -> None:
         """Compares names, shapes and dtypes; orbax would cast and pad silently."""

@@ -23,7 +23,8 @@ class Net(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train=False):
-        x = nn.Dense(self.width, name="up")(x)
+        # A bias before the norm has no gradient but rounding, which Adam would amplify.
+        x = nn.Dense(self.width, use_bias=not self.norm, name="up")(x)
         if self.norm:
             x = nn.BatchNorm(use_running_average=not train, name="norm")(x)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(nn.relu(x))
