@@ -1,0 +1,199 @@
+"""ResNet: parity, published counts, identity at the start, shortcuts, learning."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vision.models import resnet
+from vision.models.resnet import ResNet
+
+TINY = {
+    "resnet_tiny_basic": {"block": "basic", "stage_sizes": (2, 2, 1, 1)},
+    "resnet_tiny_bottleneck": {"block": "bottleneck", "stage_sizes": (1, 2, 1, 1)},
+}
+WIDTHS = {
+    "resnet_tiny_basic": (16, 24, 32, 48),
+    "resnet_tiny_bottleneck": (8, 12, 16, 24),
+}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_parity(name, parity, imported, assert_parity):
+    model = ResNet(num_classes=10, stage_widths=WIDTHS[name], **TINY[name])
+    variables = imported(model, name)
+    arrays = parity(name)[1]
+
+    @jax.jit
+    def run(image):
+        logits, captured = model.apply(
+            variables,
+            image,
+            capture_intermediates=lambda _, method: method == "stages",
+            mutable="intermediates",
+        )
+        return logits, captured["intermediates"]["stages"][0]
+
+    logits, stages = run(arrays["in_x_nhwc"])
+    assert_parity(name, "logits", logits)
+    assert_parity(name, "features", stages[-1].transpose(0, 3, 1, 2))
+    for i, stage in enumerate(stages):
+        tap = arrays[f"tap_layer{i + 1}"]
+        error = np.abs(stage.transpose(0, 3, 1, 2) - tap).max() / np.abs(tap).max()
+        assert error < 1e-5
+    # 75 pixels, odd after every stage: padding must be torch's.
+    assert_parity(name, "logits_y", run(arrays["in_y_nhwc"])[0])
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (resnet.ResNet18, 11_689_512),
+        (resnet.ResNet34, 21_797_672),
+        (resnet.ResNet50, 25_557_032),
+        (resnet.ResNet101, 44_549_160),
+        (resnet.ResNet152, 60_192_808),
+    ],
+)
+def test_published_parameter_counts(make, expected, count_parameters):
+    assert count_parameters(make(num_classes=1000), (1, 224, 224, 3)) == expected
+
+
+def test_statistics_are_as_many_as_published():
+    model = resnet.ResNet50(num_classes=1000)
+    image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    stats = jax.eval_shape(model.init, jax.random.key(0), image)["batch_stats"]
+    assert sum(x.size for x in jax.tree.leaves(stats)) == 53_120
+
+
+@pytest.mark.parametrize(
+    ("make", "depth", "millions"),
+    [
+        (resnet.CifarResNet20, 20, 0.27),
+        (resnet.CifarResNet32, 32, 0.46),
+        (resnet.CifarResNet44, 44, 0.66),
+        (resnet.CifarResNet56, 56, 0.85),
+        (resnet.CifarResNet110, 110, 1.7),
+    ],
+)
+def test_cifar_family_has_the_papers_size(make, depth, millions, count_parameters):
+    # Counted by hand: every convolution has a norm of two values per channel.
+    n = (depth - 2) // 6
+    expected = 3 * 9 * 16 + 2 * 16
+    for width, before in ((16, 16), (32, 16), (64, 32)):
+        expected += 9 * before * width + 2 * width
+        expected += (2 * n - 1) * (9 * width * width + 2 * width)
+    expected += 64 * 10 + 10
+    count = count_parameters(make(num_classes=10), (1, 32, 32, 3))
+    assert count == expected
+    # Table 6 of the paper.
+    assert round(count / 1e6, 1 if millions > 1 else 2) == millions
+
+
+def test_projections_add_two_convolutions(count_parameters):
+    shape = (1, 32, 32, 3)
+    plain = count_parameters(resnet.CifarResNet20(num_classes=10), shape)
+    projected = resnet.CifarResNet20(num_classes=10, shortcut="projection")
+    extra = (16 * 32 + 2 * 32) + (32 * 64 + 2 * 64)
+    assert plain == 269_722
+    assert count_parameters(projected, shape) == plain + extra == 272_474
+
+
+def small(**fields):
+    fields = {"stage_sizes": (1, 1), "stage_widths": (4, 8), **fields}
+    return ResNet(num_classes=3, stem="small", stem_width=4, block="basic", **fields)
+
+
+IMAGE = jax.random.normal(jax.random.key(7), (6, 8, 8, 3))
+
+
+def test_blocks_start_as_identity_with_zero_init():
+    model = small(stage_sizes=(3,), stage_widths=(4,))
+    variables = jax.jit(model.init)(jax.random.key(0), IMAGE)
+    shallow = small(stage_sizes=(1,), stage_widths=(4,))
+    stages = jax.jit(lambda m, v: m.apply(v, IMAGE, method="stages"), static_argnums=0)
+    # Blocks 1 and 2 change nothing at first: the map equals that of one block.
+    few = {
+        kind: {k: v for k, v in tree.items() if not k.endswith(("block_1", "block_2"))}
+        for kind, tree in variables.items()
+    }
+    np.testing.assert_array_equal(
+        stages(model, variables)[-1], stages(shallow, few)[-1]
+    )
+    other = small(stage_sizes=(3,), stage_widths=(4,), zero_init=False)
+    unlike = jax.jit(other.init)(jax.random.key(0), IMAGE)
+    scale = unlike["params"]["stage_0_block_2"]["norm_1"]["scale"]
+    np.testing.assert_array_equal(scale, 1)
+
+
+def test_padding_shortcut_takes_every_second_pixel_and_adds_zeros():
+    model = small(shortcut="padding")
+    variables = jax.jit(model.init)(jax.random.key(0), IMAGE)
+    # With zero-initialised blocks only the shortcuts speak.
+    run = jax.jit(lambda v: model.apply(v, IMAGE, method="stages"))
+    first, second = run(variables)
+    assert second.shape == (6, 4, 4, 8)
+    np.testing.assert_array_equal(second[..., :4], first[:, ::2, ::2])
+    np.testing.assert_array_equal(second[..., 4:], 0)
+    assert "shortcut_conv" not in variables["params"]["stage_1_block_0"]
+
+
+@pytest.mark.parametrize("stem", ["small", "large"])
+def test_strides(stem):
+    model = ResNet(
+        num_classes=0, stage_sizes=(1, 1, 1, 1), stage_widths=(2, 2, 2, 2), stem=stem
+    )
+    image = jnp.zeros((1, 64, 96, 1))
+    shapes = []
+
+    def trace(rng):
+        stages, _ = model.init_with_output(rng, image, method="stages")
+        shapes.extend(x.shape for x in stages)
+
+    jax.eval_shape(trace, jax.random.key(0))
+    first = 4 if stem == "large" else 1
+    assert shapes == [(1, 64 // s, 96 // s, 8) for s in first * 2 ** np.arange(4)]
+
+
+def test_training_updates_statistics_and_evaluation_does_not():
+    model = small()
+    variables = jax.jit(model.init)(jax.random.key(0), IMAGE)
+    run = jax.jit(
+        lambda train: model.apply(variables, IMAGE, train=train, mutable="batch_stats"),
+        static_argnums=0,
+    )
+    (_, trained), (_, evaluated) = run(True), run(False)
+    before = jax.tree.leaves(variables["batch_stats"])
+    for old, new, same in zip(
+        before, jax.tree.leaves(trained), jax.tree.leaves(evaluated), strict=True
+    ):
+        np.testing.assert_array_equal(old, same)
+        assert not np.array_equal(old, new)
+
+
+def test_it_learns_a_handful_of_images(overfit):
+    losses = overfit(small(), IMAGE, steps=40, learning_rate=1e-2)
+    assert losses[0] > 0.8 and losses[-1] < 0.1
+
+
+def test_half_precision_keeps_float32_parameters_and_statistics():
+    model = small(dtype="bfloat16")
+    variables = jax.jit(model.init)(jax.random.key(0), IMAGE)
+    assert {str(x.dtype) for x in jax.tree.leaves(variables)} == {"float32"}
+    logits, updated = jax.jit(
+        lambda v: model.apply(v, IMAGE, train=True, mutable="batch_stats")
+    )(variables)
+    assert logits.dtype == jnp.bfloat16
+    assert {str(x.dtype) for x in jax.tree.leaves(updated)} == {"float32"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"stage_sizes": (1, 1, 1)}, "3 stage_sizes for 2 stage_widths"),
+        ({"shortcut": "none"}, "shortcut is 'none'; known: projection, padding"),
+    ],
+)
+def test_errors_name_the_value(fields, message):
+    with pytest.raises(ValueError, match=message):
+        small(**fields).init(jax.random.key(0), IMAGE)

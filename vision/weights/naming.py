@@ -1,0 +1,186 @@
+"""Rules from our parameter paths to the tensor names and layouts of published files.
+
+A `Naming` is a table of `Rule`s: which tensor of the file fills which of our leaves, and how
+its axes lie there. The functions below each give the rules of one layer, so that a table
+reads like the architecture. `{}` stands for a number, the same in both names.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+Shape = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The same axes in both."""
+
+    def theirs(self, ours: Shape) -> Shape:
+        """The shape a tensor of the file must have to fill a leaf of shape `ours`."""
+        return ours
+
+    def load(self, tensor: np.ndarray, ours: Shape) -> np.ndarray:
+        """The leaf, of shape `ours`, from a tensor of shape `theirs(ours)`."""
+        del ours
+        return tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Flat(Layout):
+    """One axis there, perhaps several here: torch's biases, (heads * head_dim)."""
+
+    def theirs(self, ours: Shape) -> Shape:
+        return (math.prod(ours),)
+
+    def load(self, tensor: np.ndarray, ours: Shape) -> np.ndarray:
+        return tensor.reshape(ours)
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear(Layout):
+    """torch's Linear weight, [out, in]; the first `in_axes` axes here are the input."""
+
+    in_axes: int = 1
+
+    def theirs(self, ours: Shape) -> Shape:
+        return math.prod(ours[self.in_axes :]), math.prod(ours[: self.in_axes])
+
+    def load(self, tensor: np.ndarray, ours: Shape) -> np.ndarray:
+        return tensor.T.reshape(ours)
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution(Layout):
+    """torch's Conv2d weight, [out, in, H, W]; here [H, W, in, out]."""
+
+    def theirs(self, ours: Shape) -> Shape:
+        height, width, in_channels, out_channels = ours
+        return out_channels, in_channels, height, width
+
+    def load(self, tensor: np.ndarray, ours: Shape) -> np.ndarray:
+        return tensor.transpose(2, 3, 1, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Part(Layout):
+    """One of `count` equal parts of the first axis: torch's fused query, key and value."""
+
+    index: int
+    count: int
+    whole: Layout
+
+    def theirs(self, ours: Shape) -> Shape:
+        first, *rest = self.whole.theirs(ours)
+        return (self.count * first, *rest)
+
+    def load(self, tensor: np.ndarray, ours: Shape) -> np.ndarray:
+        return self.whole.load(np.split(tensor, self.count)[self.index], ours)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One leaf of ours and the tensor that fills it.
+
+    Args:
+        ours: path with its collection, 'params/head/kernel'.
+        theirs: the tensor's name in the file.
+    """
+
+    ours: str
+    theirs: str
+    layout: Layout = Layout()
+
+    def source(self, path: str) -> str | None:
+        """The tensor's name for the leaf at `path`; None if the rule is not about it."""
+        pattern = re.escape(self.ours).replace(re.escape("{}"), r"(\d+)")
+        match = re.fullmatch(pattern, path)
+        return self.theirs.format(*match.groups()) if match else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Naming:
+    """The table of one architecture in one publisher's files.
+
+    Args:
+        name: for people and for `naming=`.
+        rules: at most one per leaf.
+        ignored: regular expressions of tensors that no model of ours needs.
+        prefixes: some files have one of these in front of every name.
+    """
+
+    name: str
+    rules: tuple[Rule, ...]
+    ignored: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
+
+    def find(self, path: str) -> tuple[str, Layout] | None:
+        """(tensor name, layout) for the leaf at `path`; None if there is no rule."""
+        for rule in self.rules:
+            if source := rule.source(path):
+                return source, rule.layout
+        return None
+
+
+def same(ours: str, theirs: str) -> list[Rule]:
+    """A parameter of its own, equal in both: a class token, positions."""
+    return [Rule(f"params/{ours}", theirs)]
+
+
+def torch_linear(ours: str, theirs: str, *, in_axes: int = 1) -> list[Rule]:
+    return [
+        Rule(f"params/{ours}/kernel", f"{theirs}.weight", Linear(in_axes)),
+        Rule(f"params/{ours}/bias", f"{theirs}.bias", Flat()),
+    ]
+
+
+def torch_fused(ours: Sequence[str], theirs: str) -> list[Rule]:
+    """Several linear layers of ours that are one of torch's."""
+    count = len(ours)
+    return [
+        rule
+        for i, name in enumerate(ours)
+        for rule in (
+            Rule(f"params/{name}/kernel", f"{theirs}.weight", Part(i, count, Linear())),
+            Rule(f"params/{name}/bias", f"{theirs}.bias", Part(i, count, Flat())),
+        )
+    ]
+
+
+def torch_conv(ours: str, theirs: str) -> list[Rule]:
+    return [
+        Rule(f"params/{ours}/kernel", f"{theirs}.weight", Convolution()),
+        Rule(f"params/{ours}/bias", f"{theirs}.bias"),
+    ]
+
+
+def torch_norm(ours: str, theirs: str) -> list[Rule]:
+    """LayerNorm, and the parameters of BatchNorm."""
+    return [
+        Rule(f"params/{ours}/scale", f"{theirs}.weight"),
+        Rule(f"params/{ours}/bias", f"{theirs}.bias"),
+    ]
+
+
+def torch_batch_norm(ours: str, theirs: str) -> list[Rule]:
+    return [
+        *torch_norm(ours, theirs),
+        Rule(f"batch_stats/{ours}/mean", f"{theirs}.running_mean"),
+        Rule(f"batch_stats/{ours}/var", f"{theirs}.running_var"),
+    ]
+
+
+def flax_dense(ours: str, theirs: str) -> list[Rule]:
+    """Dense, DenseGeneral or Conv: our layouts are Linen's."""
+    return [
+        Rule(f"params/{ours}/{leaf}", f"{theirs}/{leaf}") for leaf in ("kernel", "bias")
+    ]
+
+
+def flax_norm(ours: str, theirs: str) -> list[Rule]:
+    return [
+        Rule(f"params/{ours}/{leaf}", f"{theirs}/{leaf}") for leaf in ("scale", "bias")
+    ]

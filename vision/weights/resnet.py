@@ -1,0 +1,43 @@
+"""ResNet in the files of torchvision and timm, whose names agree."""
+
+from vision.weights.naming import (
+    Naming,
+    Rule,
+    torch_batch_norm,
+    torch_conv,
+    torch_linear,
+)
+
+
+def _stage(ours: str, theirs: str) -> list[Rule]:
+    rules = []
+    for i in range(3):
+        rules += torch_conv(f"{ours}_block_{{}}/conv_{i}", f"{theirs}.{{}}.conv{i + 1}")
+        rules += torch_batch_norm(
+            f"{ours}_block_{{}}/norm_{i}", f"{theirs}.{{}}.bn{i + 1}"
+        )
+    return [
+        *rules,
+        *torch_conv(f"{ours}_block_{{}}/shortcut_conv", f"{theirs}.{{}}.downsample.0"),
+        *torch_batch_norm(
+            f"{ours}_block_{{}}/shortcut_norm", f"{theirs}.{{}}.downsample.1"
+        ),
+    ]
+
+
+TORCHVISION = Naming(
+    "torchvision",
+    (
+        *torch_conv("stem_conv", "conv1"),
+        *torch_batch_norm("stem_norm", "bn1"),
+        *_stage("stage_0", "layer1"),
+        *_stage("stage_1", "layer2"),
+        *_stage("stage_2", "layer3"),
+        *_stage("stage_3", "layer4"),
+        *torch_linear("head", "fc"),
+    ),
+    # A counter that only torch's cumulative average reads.
+    ignored=(r".*\.num_batches_tracked",),
+)
+
+NAMINGS = (TORCHVISION,)

@@ -1,0 +1,157 @@
+"""ViT in the files of timm, Hugging Face, Google's vision_transformer and big_vision."""
+
+from vision.weights.naming import (
+    Naming,
+    Rule,
+    flax_dense,
+    flax_norm,
+    same,
+    torch_conv,
+    torch_fused,
+    torch_linear,
+    torch_norm,
+)
+
+_BLOCK = "encoder/block_{}"
+_QKV = ("query", "key", "value")
+
+TIMM = Naming(
+    "timm",
+    (
+        *same("class_token", "cls_token"),
+        *same("position_embedding", "pos_embed"),
+        *torch_conv("patch_embedding", "patch_embed.proj"),
+        *torch_norm(f"{_BLOCK}/attention_norm", "blocks.{}.norm1"),
+        *torch_fused(
+            [f"{_BLOCK}/attention/{name}" for name in _QKV], "blocks.{}.attn.qkv"
+        ),
+        *torch_linear(f"{_BLOCK}/attention/out", "blocks.{}.attn.proj", in_axes=2),
+        *torch_norm(f"{_BLOCK}/mlp_norm", "blocks.{}.norm2"),
+        *torch_linear(f"{_BLOCK}/mlp/up", "blocks.{}.mlp.fc1"),
+        *torch_linear(f"{_BLOCK}/mlp/down", "blocks.{}.mlp.fc2"),
+        *torch_norm("encoder/norm", "norm"),
+        *torch_linear("head", "head"),
+    ),
+)
+
+
+def _hugging_face(
+    name: str, *, block: str, qkv: tuple[str, str, str], out: str, up: str, down: str
+) -> Naming:
+    return Naming(
+        name,
+        (
+            *same("class_token", "embeddings.cls_token"),
+            *same("position_embedding", "embeddings.position_embeddings"),
+            *torch_conv("patch_embedding", "embeddings.patch_embeddings.projection"),
+            *torch_norm(f"{_BLOCK}/attention_norm", f"{block}.layernorm_before"),
+            *(
+                rule
+                for ours, theirs in zip(_QKV, qkv, strict=True)
+                for rule in torch_linear(
+                    f"{_BLOCK}/attention/{ours}", f"{block}.{theirs}"
+                )
+            ),
+            *torch_linear(f"{_BLOCK}/attention/out", f"{block}.{out}", in_axes=2),
+            *torch_norm(f"{_BLOCK}/mlp_norm", f"{block}.layernorm_after"),
+            *torch_linear(f"{_BLOCK}/mlp/up", f"{block}.{up}"),
+            *torch_linear(f"{_BLOCK}/mlp/down", f"{block}.{down}"),
+            *torch_norm("encoder/norm", "layernorm"),
+            *torch_linear("head", "classifier"),
+        ),
+        # ViTModel's tanh pooler; its classifiers read the class token without it.
+        ignored=(r"pooler\.dense\.(weight|bias)",),
+        prefixes=("vit.",),
+    )
+
+
+# As published files name the tensors, and as transformers 5 does in memory.
+HUGGING_FACE = _hugging_face(
+    "hugging_face",
+    block="encoder.layer.{}",
+    qkv=(
+        "attention.attention.query",
+        "attention.attention.key",
+        "attention.attention.value",
+    ),
+    out="attention.output.dense",
+    up="intermediate.dense",
+    down="output.dense",
+)
+HUGGING_FACE_5 = _hugging_face(
+    "hugging_face_5",
+    block="layers.{}",
+    qkv=("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+    out="attention.o_proj",
+    up="mlp.fc1",
+    down="mlp.fc2",
+)
+
+
+def _flax_block(ours: str, theirs: str, *, attention: int, norm: int, mlp: int):
+    """A block whose second norm, attention and MLP carry these numbers in their names."""
+    attention_name = f"{theirs}/MultiHeadDotProductAttention_{attention}"
+    return [
+        *flax_norm(f"{ours}/attention_norm", f"{theirs}/LayerNorm_0"),
+        *(
+            rule
+            for name in (*_QKV, "out")
+            for rule in flax_dense(
+                f"{ours}/attention/{name}", f"{attention_name}/{name}"
+            )
+        ),
+        *flax_norm(f"{ours}/mlp_norm", f"{theirs}/LayerNorm_{norm}"),
+        *flax_dense(f"{ours}/mlp/up", f"{theirs}/MlpBlock_{mlp}/Dense_0"),
+        *flax_dense(f"{ours}/mlp/down", f"{theirs}/MlpBlock_{mlp}/Dense_1"),
+    ]
+
+
+def _google(name: str, positions: str, **numbers: int) -> Naming:
+    return Naming(
+        name,
+        (
+            *same("class_token", "cls"),
+            *same("position_embedding", positions),
+            *flax_dense("patch_embedding", "embedding"),
+            *_flax_block(_BLOCK, "Transformer/encoderblock_{}", **numbers),
+            *flax_norm("encoder/norm", "Transformer/encoder_norm"),
+            *_map_head(),
+            *flax_dense("representation", "pre_logits"),
+            *flax_dense("head", "head"),
+        ),
+        prefixes=("params/", "opt/target/"),
+    )
+
+
+def _map_head() -> list[Rule]:
+    attention = "MAPHead_0/MultiHeadDotProductAttention_0"
+    return [
+        *same("attention_pool/probe", "MAPHead_0/probe"),
+        *(
+            rule
+            for name in (*_QKV, "out")
+            for rule in flax_dense(
+                f"attention_pool/attention/{name}", f"{attention}/{name}"
+            )
+        ),
+        *flax_norm("attention_pool/mlp_norm", "MAPHead_0/LayerNorm_0"),
+        *flax_dense("attention_pool/mlp/up", "MAPHead_0/MlpBlock_0/Dense_0"),
+        *flax_dense("attention_pool/mlp/down", "MAPHead_0/MlpBlock_0/Dense_1"),
+    ]
+
+
+_POSITIONS = "Transformer/posembed_input/pos_embedding"
+# Today's code counts each kind of layer; the released files were written when all the
+# layers of a block shared one counter.
+GOOGLE = _google("google", _POSITIONS, attention=0, norm=1, mlp=0)
+GOOGLE_RELEASED = _google("google_released", _POSITIONS, attention=1, norm=2, mlp=3)
+BIG_VISION = _google("big_vision", "pos_embedding", attention=0, norm=1, mlp=0)
+
+NAMINGS = (
+    TIMM,
+    HUGGING_FACE,
+    HUGGING_FACE_5,
+    GOOGLE_RELEASED,
+    GOOGLE,
+    BIG_VISION,
+)
