@@ -67,6 +67,8 @@ def with_rules(
     rule: optax.GradientTransformation,
     *,
     clip_norm: float | None = None,
+    l2: float = 0.0,
+    l2_mask: Callable[[Any], Any] | None = None,
     multipliers: Sequence[tuple[str, float]] = (),
     frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
@@ -76,6 +78,9 @@ def with_rules(
         rule: any optax optimizer.
         clip_norm: rescales gradients (of parameters not frozen) whose global L2 norm is
             above this.
+        l2: adds l2 * parameter to the (clipped) gradient: the coupled weight decay of
+            SGD. AdamW, LAMB and Lion have their own, decoupled one.
+        l2_mask: which parameters it touches, from `paths`; None all.
         multipliers: (pattern, factor) pairs; the first that matches a path scales its
             update, and with it the effective learning rate and decoupled weight decay.
         frozen: patterns of parameters that stay bit-identical and get no optimizer state.
@@ -83,9 +88,12 @@ def with_rules(
     Raises:
         ValueError: at init, if a pattern matches no parameter.
     """
-    chain = [rule]
+    chain = []
     if clip_norm is not None:
-        chain.insert(0, optax.clip_by_global_norm(clip_norm))
+        chain.append(optax.clip_by_global_norm(clip_norm))
+    if l2:
+        chain.append(optax.add_decayed_weights(l2, l2_mask))
+    chain.append(rule)
     if multipliers:
         chain.append(_scale_by_path(multipliers))
     optimizer = optax.chain(*chain) if len(chain) > 1 else rule

@@ -58,6 +58,15 @@ def test_clipping_rescales_to_the_norm():
     np.testing.assert_allclose(optax.tree.norm(moved), 0.5, rtol=1e-6)
 
 
+def test_coupled_decay_equals_the_gradient_of_l2():
+    rule = optimizer.with_rules(
+        optax.sgd(0.1), l2=0.5, l2_mask=optimizer.paths("kernel$")
+    )
+    params, _ = update(rule)
+    np.testing.assert_allclose(params["head"]["kernel"], 1 - 0.1 * 1.5, rtol=1e-6)
+    np.testing.assert_allclose(params["body"]["bias"], 1 - 0.1, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "rule",
     [

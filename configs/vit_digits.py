@@ -1,0 +1,69 @@
+"""ViT learns handwritten digits (scikit-learn's, 8x8) in about a minute.
+
+Command: python train.py --config=configs/vit_digits.py
+Hardware: 2 CPU cores.
+
+Result: untested
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config():
+    config = ConfigDict()
+    config.seed = 0
+    config.batch_size = 128
+    config.total_steps = 2000
+    total_steps = config.get_oneway_ref("total_steps")
+
+    digits = dict(type="data.sources.Digits")
+    config.data = dict(
+        type="data.pipeline.Pipeline",
+        source=dict(**digits, split="train"),
+        transforms=(dict(type="vision.transforms.PadAndCrop", padding=1),),
+    )
+    config.task = dict(
+        type="vision.tasks.classification.Classification",
+        model=dict(
+            type="vision.models.vit.ViT",
+            num_classes=10,
+            patch_size=2,
+            embed_dim=64,
+            num_layers=4,
+            num_heads=4,
+            mlp_dim=128,
+            dropout_rate=0.1,
+            drop_path_rate=0.1,
+        ),
+        label_smoothing=0.1,
+        mean=(0.3,),
+        std=(0.38,),
+    )
+    config.optimizer = dict(
+        type="training.optimizer.with_rules",
+        rule=dict(
+            type="optax.adamw",
+            learning_rate=dict(
+                type="training.optimizer.warmup_cosine",
+                peak=2e-3,
+                warmup_steps=100,
+                total_steps=total_steps,
+            ),
+            weight_decay=0.05,
+            mask=dict(type="training.optimizer.paths", match="kernel$"),
+        ),
+        clip_norm=1.0,
+    )
+    config.ema_decay = 0.99
+    config.evals = dict(
+        eval=dict(
+            type="training.evaluation.Evaluation",
+            data=dict(
+                type="data.pipeline.Pipeline", source=dict(**digits, split="test")
+            ),
+        )
+    )
+    config.eval_steps = 500
+    config.checkpoint_steps = 500
+    config.best_metric = "eval/accuracy"
+    return config
