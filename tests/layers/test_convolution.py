@@ -1,0 +1,89 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from layers.convolution import Conv
+
+ONE_PIXEL = [
+    {"kernel_size": (1, 1)},
+    {"kernel_size": (1, 1), "use_bias": False, "padding": "VALID"},
+    {"kernel_size": (1, 1), "strides": 2},
+    {"kernel_size": (1, 1), "strides": (3, 2), "padding": 0},
+    {"kernel_size": (1, 1), "kernel_dilation": 2},
+]
+OTHERS = [
+    {"kernel_size": (1, 1), "strides": 2, "padding": 1},
+    {"kernel_size": (1, 1), "feature_group_count": 4},
+    {"kernel_size": (1, 1), "input_dilation": 2, "padding": 0},
+    {"kernel_size": (3, 3), "strides": 2, "padding": ((1, 1), (1, 1))},
+    {"kernel_size": (3, 3), "strides": 2, "padding": "SAME"},
+    {"kernel_size": (3, 3), "feature_group_count": 8},
+    {"kernel_size": (3, 3), "kernel_dilation": 2},
+]
+
+
+def names(layer, x):
+    jaxpr = jax.make_jaxpr(lambda x: layer.init_with_output(jax.random.key(0), x))(x)
+    return {eqn.primitive.name for eqn in jaxpr.eqns}
+
+
+@pytest.mark.parametrize("options", ONE_PIXEL + OTHERS, ids=str)
+def test_equals_linen_in_parameters_value_and_gradient(options):
+    key = jax.random.key(0)
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, 6, 8)))
+        types = {"dtype": "float64", "param_dtype": "float64"}
+        ours, linen = (cls(8, **options, **types) for cls in (Conv, nn.Conv))
+        variables = ours.init(key, x)
+        jax.tree.map(np.testing.assert_array_equal, variables, linen.init(key, x))
+
+        def value(layer):
+            def scalar(variables, x):
+                out = layer.apply(variables, x)
+                return jnp.sin(out).sum(), out
+
+            grad = jax.grad(scalar, argnums=(0, 1), has_aux=True)
+            return jax.jit(grad)(variables, x)
+
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11),
+            value(ours),
+            value(linen),
+        )
+
+
+@pytest.mark.parametrize("options", ONE_PIXEL, ids=str)
+def test_one_pixel_is_a_product(options):
+    primitives = names(Conv(8, **options), jnp.ones((2, 7, 6, 8)))
+    assert "dot_general" in primitives
+    assert "conv_general_dilated" not in primitives
+
+
+def test_one_dimension_and_extra_batch_dimensions():
+    key, x = jax.random.key(0), jax.random.normal(jax.random.key(1), (2, 3, 9, 4))
+    ours, linen = (cls(5, kernel_size=(1,), strides=2) for cls in (Conv, nn.Conv))
+    variables = ours.init(key, x)
+    np.testing.assert_allclose(
+        ours.apply(variables, x), linen.apply(variables, x), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "output, options",
+    [
+        ("conv_s2_p1", {"strides": 2, "padding": 1}),
+        ("conv_s2_tfsame", {"strides": 2, "padding": "SAME"}),
+        ("conv_dil2", {"kernel_dilation": 2, "padding": 2}),
+    ],
+)
+def test_parity_with_torch(parity, output, options):
+    weights, arrays = parity("micro_ops")
+    layer = Conv(6, kernel_size=(3, 3), use_bias=False, **options)
+    kernel = weights["w"].transpose(2, 3, 1, 0)
+    y = layer.apply(
+        {"params": {"kernel": kernel}}, arrays["in_x"].transpose(0, 2, 3, 1)
+    )
+    expected = arrays[f"out_{output}"].transpose(0, 2, 3, 1)
+    assert np.abs(y - expected).max() <= 1e-5 * np.abs(expected).max()
