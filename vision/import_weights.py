@@ -9,6 +9,8 @@ template must be filled and every tensor of the file used: what is missing, unex
 the wrong shape or not finite is named, all in one error.
 """
 
+import json
+import math
 import pathlib
 import re
 import zipfile
@@ -17,7 +19,6 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import safetensors
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vision.weights import mlp_mixer, resnet, vit
@@ -57,17 +58,15 @@ def load_file(path: str | pathlib.Path) -> dict[str, np.ndarray]:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as file:
                 return dict(file)
-        return {
-            name: _from_bytes(tensor)
-            for name, tensor in safetensors.deserialize(path.read_bytes())
-        }
+        return _read_safetensors(path.read_bytes())
     except (
-        safetensors.SafetensorError,
         zipfile.BadZipFile,
         OSError,
         EOFError,
-        KeyError,
+        LookupError,
         ValueError,
+        TypeError,
+        AttributeError,
     ) as error:
         raise ValueError(
             f"{path} cannot be read ({str(error).strip().splitlines()[0]}); it may be "
@@ -75,11 +74,25 @@ def load_file(path: str | pathlib.Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _from_bytes(tensor: Mapping[str, Any]) -> np.ndarray:
-    if tensor["dtype"] not in _SAFETENSORS_DTYPES:
-        raise ValueError(f"tensors of type {tensor['dtype']} are not known here")
-    dtype = _SAFETENSORS_DTYPES[tensor["dtype"]]
-    return np.frombuffer(tensor["data"], dtype).reshape(tensor["shape"])
+def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
+    """The format: length of the header (8 bytes), header (JSON), tensors.
+
+    Read here because the format's own numpy reader does not know bfloat16.
+    """
+    start = 8 + int.from_bytes(data[:8], "little")
+    if len(data) < max(start, 8):
+        raise ValueError(f"its header wants {start} bytes of {len(data)}")
+    header = json.loads(data[8:start])
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in header.items():
+        dtype = np.dtype(_SAFETENSORS_DTYPES[entry["dtype"]])
+        begin, end = (start + offset for offset in entry["data_offsets"])
+        if end - begin != math.prod(entry["shape"]) * dtype.itemsize or end > len(data):
+            raise ValueError(f"the bytes of {name} are not all there")
+        tensor = np.frombuffer(data[begin:end], dtype)
+        tensors[name] = tensor.reshape(entry["shape"])
+    return tensors
 
 
 def convert(
