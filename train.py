@@ -38,15 +38,13 @@ def main() -> int:
         rows = [(p.stem, *launch.describe_config(p)) for p in launch.config_files()]
         tables.show("configs", ("config", "experiment", "result"), rows)
         return 0
-    if CONFIG.value is None:
-        raise RunError("which experiment? --config=configs/NAME.py; --list shows them")
-
+    config = launch.read_config(CONFIG)
     profiler = _profiler_window()
     launch.set_up()
     from training import config as configs
     from training import loop
 
-    config = configs.plain(CONFIG.value)
+    config = configs.plain(config)
     if FLAGS.plan:
         from training import plan
 

@@ -10,6 +10,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from absl import app, flags
 
@@ -77,23 +78,45 @@ def _flag_message(error: Exception, argv: list[str]) -> str:
     path = _config_path(argv).split(":")[0]
     if path and not pathlib.Path(path).is_file():
         return _no_such_config(path)
+    # ml_collections puts what the config file raised on the last line of its own text.
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and lines[0].endswith(":"):
+        return f"{lines[0].rstrip(':')}: {lines[-1]}"
     return first_line(error)
 
 
 def _config_message(error: Exception, argv: list[str]) -> str:
     path = _config_path(argv)
-    file = path.split(":")[0]
-    if not pathlib.Path(file).is_file():
-        return _no_such_config(file)
-    text = " ".join(line.strip() for line in str(error).strip().splitlines() if line)
+    if not pathlib.Path(path.split(":")[0]).is_file():
+        return _no_such_config(path.split(":")[0])
+    text = str(error.args[0]) if error.args else type(error).__name__
+    # A KeyError turned into another error carries its text as a quoted literal.
+    text = text.replace("\\n", "\n").replace("\\'", "'").replace("'", "")
+    text = "; ".join(line.strip() for line in text.splitlines() if line.strip())
     if isinstance(error, AttributeError | KeyError):
-        return f"unknown config key in {file}: {text.strip(chr(39))}"
-    return f"{path}: {text or type(error).__name__}"
+        return f"unknown config key in {path}: {text}"
+    return f"{path}: {text}"
+
+
+def read_config(flag: flags.FlagHolder) -> Any:
+    """The config that `--config` names.
+
+    Raises:
+        RunError: none is named, or the file cannot be loaded.
+    """
+    if not _config_path(sys.argv):
+        raise RunError("which experiment? --config=configs/NAME.py; --list shows them")
+    try:
+        config = flag.value
+        config.to_dict()  # a file that failed to load says so only when it is used
+    except Exception as error:
+        raise RunError(_config_message(error, sys.argv)) from error
+    return config
 
 
 def _no_such_config(path: str) -> str:
-    names = ", ".join(sorted(p.stem for p in config_files()))
-    return f"no config {path!r}; there are configs/NAME.py for NAME in {names}"
+    names = ", ".join(p.stem for p in config_files())
+    return f"no config {path!r}; there is configs/NAME.py for NAME in {names}"
 
 
 def config_files() -> list[pathlib.Path]:

@@ -45,10 +45,7 @@ class Run:
         """
         experiment = configs.experiment(config)
         try:
-            if experiment.matmul_precision:
-                jax.config.update(
-                    "jax_default_matmul_precision", experiment.matmul_precision
-                )
+            compilation.set_matmul_precision(experiment.matmul_precision)
             mesh = sharding.make_mesh(experiment.mesh, devices)
             layout = sharding.Layout(mesh, _rules(experiment.partition_rules))
             layout.check_batch(experiment.batch_size, experiment.accumulation_steps)
@@ -94,7 +91,9 @@ class Run:
     @functools.cached_property
     def compiler_options(self) -> dict[str, Any]:
         """The XLA options of the update on this backend."""
-        return compilation.compiler_options(self.experiment.compiler_options)
+        return compilation.compiler_options(
+            self.experiment.compiler_options, devices=self.layout.mesh.size
+        )
 
     def init(self) -> states.TrainState:
         """The state at step 0, born in its sharding."""

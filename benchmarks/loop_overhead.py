@@ -1,0 +1,116 @@
+"""What the loop costs: its steps per second against the bare jitted update's.
+
+    python benchmarks/loop_overhead.py [--config=configs/vit_digits.py] [--out=FILE.json]
+
+Both train the same model on the same batches, in turn, several rounds in one process. The
+loop reads, transforms, checks and transfers its data, logs and draws its progress; the
+bare update gets batches that already lie on the device. Batches are made larger until a
+step takes about 50 ms, the size at which the project promises at most 3 %.
+"""
+
+import argparse
+import importlib.util
+import json
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import jax
+
+from training import compilation, loop
+from training import config as configs
+from training.run import Run
+from training.writer import read_metrics
+
+
+def load(path: str) -> dict:
+    """A config file's experiment without evaluations and checkpoints on the way."""
+    spec = importlib.util.spec_from_file_location("config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = configs.plain(module.get_config())
+    return {**config, "eval_steps": 0, "checkpoint_steps": 0, "evals": {}} | {
+        "best_metric": None
+    }
+
+
+def device_batches(run: Run, count: int) -> list:
+    """The first `count` batches, on the device."""
+    experiment = run.experiment
+    batches = experiment.data.train_batches(
+        batch_size=experiment.batch_size, seed=experiment.seed
+    )
+    found = [run.layout.put(next(batches)) for _ in range(count)]
+    batches.close()
+    return jax.block_until_ready(found)
+
+
+def bare(config: dict, steps: int) -> float:
+    """Seconds a step of the jitted update alone, in steady state."""
+    run = Run.from_config(config)
+    batches, state = device_batches(run, steps + 2), run.init()
+    for batch in batches[:2]:
+        state, metrics = run.update(state, batch)
+    jax.block_until_ready(metrics)
+    began = time.perf_counter()
+    for batch in batches[2:]:
+        state, metrics = run.update(state, batch)
+    jax.block_until_ready((state, metrics))
+    return (time.perf_counter() - began) / steps
+
+
+def whole(config: dict, steps: int) -> tuple[float, float]:
+    """(seconds a step of the loop, share of it spent waiting for data)."""
+    # The first window holds the start; only the second is counted.
+    config = {**config, "total_steps": 2 * steps, "log_steps": steps}
+    with tempfile.TemporaryDirectory() as folder:
+        loop.train(config, pathlib.Path(folder))
+        last = read_metrics(folder)[-1]
+    return 1 / last["train/steps_per_second"], last["train/data_wait"]
+
+
+def fit_batch(config: dict, seconds: float) -> dict:
+    """The config with the batch size at which a step takes about `seconds`."""
+    for _ in range(3):
+        took = bare(config, 20)
+        if 0.8 < took / seconds < 1.25:
+            break
+        size = max(8, round(config["batch_size"] * seconds / took / 8) * 8)
+        config = {**config, "batch_size": size}
+    return config
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="configs/vit_digits.py")
+    parser.add_argument("--step_ms", type=float, default=50)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", help="JSON file for the figures")
+    options = parser.parse_args()
+    compilation.enable_compilation_cache(None)
+    config = fit_batch(load(options.config), options.step_ms / 1000)
+    rows = []
+    for _ in range(options.rounds):
+        alone = bare(config, options.steps)
+        looped, wait = whole(config, options.steps)
+        rows.append({"bare": alone, "loop": looped, "data_wait": wait})
+    overheads = [row["loop"] / row["bare"] - 1 for row in rows]
+    print(f"batch {config['batch_size']}, {options.steps} steps a round")
+    for row, overhead in zip(rows, overheads, strict=True):
+        print(
+            f"bare {row['bare'] * 1e3:7.2f} ms  loop {row['loop'] * 1e3:7.2f} ms  "
+            f"overhead {overhead:+.1%}  data wait {row['data_wait']:.2%}"
+        )
+    print(f"median overhead {statistics.median(overheads):+.1%}")
+    if options.out:
+        result = {"config": options.config, "batch_size": config["batch_size"]}
+        pathlib.Path(options.out).write_text(json.dumps(result | {"rounds": rows}))
+
+
+if __name__ == "__main__":
+    main()
