@@ -73,11 +73,18 @@ class Progress:
 
     def __enter__(self) -> Self:
         if self._active and self._console.is_terminal:
-            # Redrawn by hand: a thread of its own would steal time from every step.
-            self._live = Live(self._line(), console=self._console, auto_refresh=False)
-            streams = {sys.stdout, sys.stderr}
+            # What shares the terminal with the line has to go through its console.
+            sharing = {s for s in (sys.stdout, sys.stderr) if s.isatty()}
+            self._live = Live(
+                self._line(),
+                console=self._console,
+                # Redrawn by hand: a thread of its own would steal time from every step.
+                auto_refresh=False,
+                redirect_stdout=sys.stdout in sharing,
+                redirect_stderr=sys.stderr in sharing,
+            )
             self._live.start(refresh=True)
-            self._handlers = _follow(streams)
+            self._handlers = _follow(sharing)
         self._begin_window(self._step)
         return self
 
@@ -215,7 +222,9 @@ def _follow(streams: set) -> list[tuple[logging.StreamHandler, Any]]:
         (handler, its former stream) of those changed.
     """
     changed = []
-    for handler in logging.getLogger().handlers:
+    known = [logging.getLogger(), *logging.root.manager.loggerDict.values()]
+    handlers = [h for logger in known for h in getattr(logger, "handlers", ())]
+    for handler in handlers:
         handler = getattr(handler, "python_handler", handler)  # absl wraps its own.
         if getattr(handler, "stream", None) in streams:
             stream = sys.stdout if handler.stream is sys.__stdout__ else sys.stderr

@@ -26,7 +26,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("tessera")
 _METRICS = "metrics.jsonl"
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -88,18 +88,14 @@ class Writer:
         """
         if not self.active:
             return
-        for name, image in images.items():
-            png = _png(name, image)
-            stem = re.sub(r"[^\w.-]+", "_", name)
-            path = self._folder / "pictures" / f"{stem}_{step:08d}.png"
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(png)
+        paths = write_pictures(self._folder / "pictures", step, images)
+        for (name, image), path in zip(images.items(), paths, strict=True):
             height, width, channels = image.shape
             shown = Summary.Image(
                 height=height,
                 width=width,
                 colorspace=channels,
-                encoded_image_string=png,
+                encoded_image_string=path.read_bytes(),
             )
             value = Summary.Value(tag=name, image=shown)
             self._event(step=int(step), summary=Summary(value=[value]))
@@ -133,6 +129,33 @@ class Writer:
             + data
             + struct.pack("<I", masked_crc32c(data))
         )
+
+
+def write_pictures(
+    folder: str | os.PathLike, step: int, images: Mapping[str, np.ndarray]
+) -> list[pathlib.Path]:
+    """Writes pictures as `FOLDER/NAME_STEP.png`.
+
+    Args:
+        folder: made if absent.
+        step: of the state that made them.
+        images: name -> uint8 [H, W, 3], red first.
+
+    Returns:
+        The files, in the order of `images`.
+
+    Raises:
+        ValueError: for an array of another shape or dtype.
+    """
+    paths = []
+    for name, image in images.items():
+        stem = re.sub(r"[^\w.-]+", "_", name)
+        path = pathlib.Path(folder) / f"{stem}_{int(step):08d}.png"
+        data = _png(name, image)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        paths.append(path)
+    return paths
 
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:

@@ -20,6 +20,11 @@ class Clock:
         return self.now
 
 
+class Tty(io.StringIO):
+    def isatty(self):
+        return True
+
+
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
@@ -144,10 +149,13 @@ def test_a_narrow_terminal_still_gets_one_line(clock):
     assert console.file.getvalue().count("\n") == 1
 
 
-def test_log_handlers_write_above_the_live_line_and_are_put_back(capsys):
+@pytest.mark.parametrize("name", [None, "somewhere"])
+def test_log_handlers_write_above_the_live_line_and_are_put_back(name, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Tty())
+    logger = logging.getLogger(name)
     handler = logging.StreamHandler(sys.stderr)
     before = handler.stream
-    logging.getLogger().addHandler(handler)
+    logger.addHandler(handler)
     try:
         console = terminal()
         with Progress(100, 0, 10, console=console):
@@ -155,7 +163,16 @@ def test_log_handlers_write_above_the_live_line_and_are_put_back(capsys):
             assert "look out" in console.file.getvalue()
         assert handler.stream is before
     finally:
-        logging.getLogger().removeHandler(handler)
+        logger.removeHandler(handler)
+
+
+def test_a_stderr_that_goes_to_a_file_still_does(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    console = terminal()
+    with Progress(100, 0, 10, console=console):
+        print("look out", file=sys.stderr)
+    assert sys.stderr.getvalue() == "look out\n"
+    assert "look out" not in console.file.getvalue()
 
 
 def test_other_hosts_measure_in_silence(clock):

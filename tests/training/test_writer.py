@@ -1,5 +1,6 @@
 import glob
 import json
+import logging
 import math
 import pathlib
 import resource
@@ -108,7 +109,8 @@ def test_a_fresh_start_begins_an_empty_record(tmp_path):
         assert read_metrics(tmp_path) == []
 
 
-def test_a_torn_last_line_is_repaired(tmp_path, caplog):
+def test_a_torn_last_line_is_repaired(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("tessera"), "propagate", True)
     with Writer(tmp_path) as writer:
         writer.scalars(1, {"loss": 1.0})
         writer.scalars(2, {"loss": 2.0})
