@@ -180,8 +180,7 @@ class Progress:
             speed["mfu"] = rate * self._mfu_per_rate
         return speed
 
-    def _seconds_left(self) -> float | None:
-        rate = self._speed.get("steps_per_second")
+    def _seconds_left(self, rate: float | None) -> float | None:
         if not rate:
             return None
         pause = self._recurring_pause / max(self._step - self._start, 1)
@@ -206,11 +205,13 @@ class Progress:
     def _parts(self) -> list[str]:
         # What matters most comes first: a narrow terminal cuts the end off.
         parts = [f"step {self._step:,}/{self._total:,}"]
-        left = self._seconds_left()
+        # Before the first report, the speed so far.
+        speed = self._speed or self._measure(self._step)
+        left = self._seconds_left(speed.get("steps_per_second"))
         if left is not None:
             parts.append(f"{duration_text(left)} left")
         parts += [f"{k} {number_text(v)}" for k, v in self._metrics.items()]
-        return parts + speed_texts(self._speed)
+        return parts + speed_texts(speed)
 
 
 def _follow(streams: set) -> list[tuple[logging.StreamHandler, Any]]:

@@ -133,7 +133,8 @@ def test_a_terminal_gets_one_line_redrawn(clock):
         assert console.file.getvalue()[start:] == "", "too soon to redraw"
         clock.now += 1
         bar.advance(3)
-        assert "step 3/100" in console.file.getvalue()[start:]
+        shown = console.file.getvalue()[start:]
+        assert "step 3/100" in shown and "25 examples/s" in shown
         with bar.pause("evaluating"):
             assert "evaluating ..." in console.file.getvalue()[start:]
         bar.message("a line that stays")
