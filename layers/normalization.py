@@ -97,7 +97,8 @@ def _batch_norm_forward(x, scale, bias, weight, epsilon):
     square = (counted * wide).sum(0) / at_least_one
     variance = jnp.maximum(square - mean * mean, 0)  # rounding may go below zero
     inverse = lax.rsqrt(variance + epsilon)
-    y = (wide - mean) * (inverse * scale) + bias
+    # As one product and sum, for `wide - mean` would be written out for the gradient.
+    y = wide * (inverse * scale) + (bias - mean * inverse * scale)
     residuals = (x, scale, weight, mean, inverse, at_least_one)
     return (y.astype(x.dtype), mean, variance, count), residuals
 
@@ -106,16 +107,15 @@ def _batch_norm_backward(epsilon, residuals, cotangents):
     del epsilon
     x, scale, weight, mean, inverse, count = residuals
     dy, dmean, dvariance, _ = cotangents
-    # Without the barrier each sum below would compute both anew.
+    # Without the barrier each sum below may compute both anew.
     dy, x = lax.optimization_barrier((dy, x))
-    dy = dy.astype(mean.dtype)
-    centered = x.astype(mean.dtype) - mean
+    dy, wide = dy.astype(mean.dtype), x.astype(mean.dtype)
     dbias = dy.sum(0)
-    projection = (dy * centered).sum(0)
+    projection = (dy * wide).sum(0) - mean * dbias
     # What the statistics pass on to each row that counts: shift + slope * centered.
     shift = (dmean - scale * inverse * dbias) / count
     slope = (2 * dvariance - scale * inverse**3 * projection) / count
-    through_statistics = shift + slope * centered
+    through_statistics = shift + slope * (wide - mean)
     if weight is not None:
         through_statistics *= weight
     dx = scale * inverse * dy + through_statistics
