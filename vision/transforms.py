@@ -1,0 +1,303 @@
+"""Transforms of examples on the host: `transform(example, rng) -> example`, in numpy.
+
+Each is a frozen dataclass whose fields are its config. It replaces the field `key`
+(uint8 [H, W, C]; encoded bytes where it says so) and leaves all others, and never writes
+into the arrays it is given. Pictures stay uint8 all the way to the device, where the task
+normalises them, usually with the constants below.
+
+Raises ValueError, in one line, for a picture that cannot be transformed.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import cv2
+import numpy as np
+
+from vision.decode import (
+    Box,
+    convert_channels,
+    decode,
+    decode_box,
+    pixels,
+    read_jpeg_header,
+)
+from vision.randaugment import RandAugment
+
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "CenterCrop",
+    "Decode",
+    "PadAndCrop",
+    "RandAugment",
+    "RandomErasing",
+    "RandomFlip",
+    "RandomResizedCrop",
+    "Resize",
+]
+
+Example = dict[str, Any]
+Size = int | tuple[int, int]
+
+# Of red, green and blue in 0..1, over ImageNet's training pictures.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_INTERPOLATIONS = {
+    "nearest": cv2.INTER_NEAREST,
+    "linear": cv2.INTER_LINEAR,
+    "cubic": cv2.INTER_CUBIC,
+    "area": cv2.INTER_AREA,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Decode:
+    """A file's bytes, or uint8 [H, W, any channels], to uint8 [H, W, channels].
+
+    Args:
+        channels: 3 for red, green, blue; 1 for grey.
+        key: the field.
+    """
+
+    channels: int = 3
+    key: str = "image"
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        image = example[self.key]
+        if isinstance(image, bytes):
+            image = decode(image, self.channels)
+        else:
+            image = convert_channels(image, self.channels)
+        return {**example, self.key: image}
+
+
+@dataclasses.dataclass(frozen=True)
+class Resize:
+    """To a given size, or to a given shorter side.
+
+    Args:
+        size: the shorter side (the other follows), or (height, width).
+        interpolation: 'area' averages what falls into a pixel, and is linear when
+            enlarging; or 'linear', 'cubic', 'nearest', which take the nearest few.
+        key: the field.
+    """
+
+    size: Size
+    interpolation: str = "area"
+    key: str = "image"
+
+    def __post_init__(self):
+        _check_interpolation(self.interpolation)
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        image = pixels(example, self.key)
+        if isinstance(self.size, int):
+            height, width = image.shape[:2]
+            scale = self.size / min(height, width)
+            size = (
+                max(self.size, round(height * scale)),
+                max(self.size, round(width * scale)),
+            )
+        else:
+            size = self.size
+        return {**example, self.key: resize(image, size, self.interpolation)}
+
+
+@dataclasses.dataclass(frozen=True)
+class CenterCrop:
+    """The middle of a picture that is at least as large.
+
+    Args:
+        size: the side, or (height, width).
+        key: the field.
+    """
+
+    size: Size
+    key: str = "image"
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        image = pixels(example, self.key)
+        height, width = _pair(self.size)
+        if image.shape[0] < height or image.shape[1] < width:
+            raise ValueError(
+                f"cannot crop {height} x {width} from a picture of "
+                f"{image.shape[0]} x {image.shape[1]}; add a Resize before the crop"
+            )
+        top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+        crop = image[top : top + height, left : left + width]
+        return {**example, self.key: crop}
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomResizedCrop:
+    """A random part of random shape, resized: ImageNet's usual training crop.
+
+    Szegedy et al., "Going Deeper with Convolutions", 2014,
+    https://arxiv.org/abs/1409.4842. Decodes too, and only what it needs.
+
+    Args:
+        size: of the result: the side, or (height, width).
+        area: the part's share of the picture, uniform between the two.
+        aspect_ratio: its width over its height, log-uniform between the two.
+        channels: as for `Decode`.
+        interpolation: as for `Resize`. 'linear' is the custom, and the fastest.
+        key: the field: encoded bytes or uint8 [H, W, C].
+    """
+
+    size: Size
+    area: tuple[float, float] = (0.08, 1.0)
+    aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    channels: int = 3
+    interpolation: str = "linear"
+    key: str = "image"
+
+    def __post_init__(self):
+        _check_interpolation(self.interpolation)
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        image, size = example[self.key], _pair(self.size)
+        header = read_jpeg_header(image) if isinstance(image, bytes) else None
+        if header is not None and header.components in (1, 3):
+            box = self.box(header.height, header.width, rng)
+            crop = decode_box(image, header, box, self.channels, least=size)
+        else:
+            image = Decode(self.channels, self.key)(example, rng)[self.key]
+            box = self.box(*image.shape[:2], rng)
+            crop = image[
+                box.top : box.top + box.height, box.left : box.left + box.width
+            ]
+        return {**example, self.key: resize(crop, size, self.interpolation)}
+
+    def box(self, height: int, width: int, rng: np.random.Generator) -> Box:
+        """Draws the part: ten attempts, then the largest middle one that fits."""
+        low, high = self.aspect_ratio
+        for _ in range(10):
+            area = rng.uniform(*self.area) * height * width
+            ratio = math.exp(rng.uniform(math.log(low), math.log(high)))
+            wide, tall = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < wide <= width and 0 < tall <= height:
+                top = int(rng.integers(height - tall + 1))
+                left = int(rng.integers(width - wide + 1))
+                return Box(top, left, tall, wide)
+        tall = min(height, max(1, round(width / low)))
+        wide = min(width, max(1, round(height * high)))
+        return Box((height - tall) // 2, (width - wide) // 2, tall, wide)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomFlip:
+    """Left becomes right.
+
+    Args:
+        probability: of it.
+        key: the field.
+    """
+
+    probability: float = 0.5
+    key: str = "image"
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        image = pixels(example, self.key)
+        if rng.random() >= self.probability:
+            return example
+        return {**example, self.key: cv2.flip(image, 1).reshape(image.shape)}
+
+
+@dataclasses.dataclass(frozen=True)
+class PadAndCrop:
+    """Shifts a picture at random by at most `padding`, along each axis.
+
+    He et al., "Deep Residual Learning for Image Recognition", 2015,
+    https://arxiv.org/abs/1512.03385 (section 4.2).
+
+    Args:
+        padding: pixels added on every side before a crop of the old size.
+        fill: their value.
+        key: the field.
+    """
+
+    padding: int = 4
+    fill: int = 0
+    key: str = "image"
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        image = pixels(example, self.key)
+        height, width = image.shape[:2]
+        top, left = rng.integers(0, 2 * self.padding + 1, 2).tolist()
+        padded = cv2.copyMakeBorder(
+            image, *(self.padding,) * 4, cv2.BORDER_CONSTANT, value=(self.fill,) * 4
+        )
+        crop = padded[top : top + height, left : left + width]
+        return {**example, self.key: crop.reshape(image.shape)}
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomErasing:
+    """Covers a random rectangle.
+
+    Zhong et al., "Random Erasing Data Augmentation", 2017,
+    https://arxiv.org/abs/1708.04896.
+
+    Args:
+        probability: of it.
+        area: the rectangle's share of the picture, uniform between the two.
+        aspect_ratio: its height over its width, log-uniform between the two.
+        fill: its value; None for a random one in every pixel and channel.
+        key: the field.
+    """
+
+    probability: float = 0.25
+    area: tuple[float, float] = (0.02, 1 / 3)
+    aspect_ratio: tuple[float, float] = (0.3, 1 / 0.3)
+    fill: int | None = None
+    key: str = "image"
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        image = pixels(example, self.key)
+        if rng.random() >= self.probability:
+            return example
+        height, width, channels = image.shape
+        for _ in range(10):
+            area = rng.uniform(*self.area) * height * width
+            low, high = self.aspect_ratio
+            ratio = math.exp(rng.uniform(math.log(low), math.log(high)))
+            tall, wide = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if not (0 < tall < height and 0 < wide < width):
+                continue
+            top = int(rng.integers(height - tall + 1))
+            left = int(rng.integers(width - wide + 1))
+            image = image.copy()
+            image[top : top + tall, left : left + wide] = (
+                rng.integers(0, 256, (tall, wide, channels), np.uint8)
+                if self.fill is None
+                else self.fill
+            )
+            return {**example, self.key: image}
+        return example
+
+
+def resize(image: np.ndarray, size: tuple[int, int], interpolation: str) -> np.ndarray:
+    """uint8 [H, W, C] to [*size, C]."""
+    height, width = size
+    if image.shape[:2] == (height, width):
+        return image
+    if interpolation == "area" and height >= image.shape[0] and width >= image.shape[1]:
+        interpolation = "linear"
+    resized = cv2.resize(
+        image, (width, height), interpolation=_INTERPOLATIONS[interpolation]
+    )
+    return resized.reshape(height, width, image.shape[2])
+
+
+def _pair(size: Size) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _check_interpolation(name: str) -> None:
+    if name not in _INTERPOLATIONS:
+        raise ValueError(
+            f"interpolation must be one of {', '.join(_INTERPOLATIONS)}, not {name!r}"
+        )
