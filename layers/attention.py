@@ -1,0 +1,245 @@
+"""Scaled dot-product attention and its multi-head layer, self and cross.
+
+A. Vaswani et al., "Attention Is All You Need", 2017, https://arxiv.org/abs/1706.03762;
+fewer key than query heads: J. Ainslie et al., "GQA", 2023, https://arxiv.org/abs/2305.13245.
+
+Dimensions: B batch, T queries, S keys, N heads, K key/value heads (divides N), H head dim,
+D embedding.
+"""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from layers.dense import DenseGeneral
+from layers.masks import causal_mask, combine_masks
+
+IMPLEMENTATIONS = ("einsum", "xla", "cudnn")
+MASK_SHAPE = "[B or 1, N or 1, T or 1, S]"
+
+
+def dot_product_attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    mask: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    causal: bool = False,
+    implementation: str | None = None,
+    dropout_rate: float = 0.0,
+    dropout_rng: jax.Array | None = None,
+    return_weights: bool = False,
+) -> Any:
+    """softmax(query key^T / sqrt(H) + bias) value, the softmax in float32.
+
+    A query that may attend nowhere gets zeros, and passes on zero gradients.
+
+    Args:
+        query: [B, T, N, H].
+        key, value: [B, S, K, H]; query heads i * N / K to (i + 1) * N / K - 1 share key
+            head i.
+        mask: bool [B or 1, N or 1, T or 1, S]; True = may attend.
+        bias: float, same shapes as the mask, finite; what is forbidden belongs in the mask.
+        causal: query t sees keys 0 to t only; cuDNN then skips the others.
+        implementation: 'einsum' is the reference, written out below; 'xla' and 'cudnn'
+            (flash attention: NVIDIA GPUs, half precision, some shapes) are those of
+            `jax.nn.dot_product_attention`; None chooses 'einsum' on CPU, where it is the
+            faster, and 'xla' elsewhere. Weights and dropout exist in 'einsum' alone, which
+            None then chooses everywhere.
+        dropout_rate: of the weights, if there is a `dropout_rng`.
+        dropout_rng: PRNG key, or None for no dropout.
+        return_weights: also return the weights, computed by 'einsum' whatever the
+            implementation.
+
+    Returns:
+        [B, T, N, H], or that and the weights [B, N, T, S], after dropout.
+
+    Raises:
+        ValueError: unknown or unusable implementation; a mask of another shape or dtype.
+    """
+    if mask is not None and (mask.ndim != 4 or mask.dtype != jnp.bool_):
+        raise ValueError(
+            f"attention mask is {mask.dtype} of shape {mask.shape}; it must be bool "
+            f"{MASK_SHAPE}, True where a query may attend"
+        )
+    drops = dropout_rate > 0.0 and dropout_rng is not None
+    implementation = _choose(implementation, drops, return_weights)
+    if implementation == "einsum":
+        output, weights = _einsum_attention(
+            query,
+            key,
+            value,
+            mask=combine_masks(mask, _causal(causal, query, key)),
+            bias=bias,
+            dropout_rate=dropout_rate if drops else 0.0,
+            dropout_rng=dropout_rng,
+        )
+        return (output, weights) if return_weights else output
+    output = jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        bias=bias,
+        mask=mask,
+        is_causal=causal,
+        implementation=implementation,
+    )
+    if mask is None:
+        return output
+    allowed = combine_masks(mask, _causal(causal, query, key)).any(-1)  # [B, N, T]
+    return jnp.where(allowed.swapaxes(1, 2)[..., None], output, 0)
+
+
+def _choose(implementation: str | None, drops: bool, return_weights: bool) -> str:
+    if implementation is None:
+        on_cpu = jax.default_backend() == "cpu"
+        return "einsum" if on_cpu or drops or return_weights else "xla"
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"unknown attention implementation {implementation!r}; "
+            f"known: {', '.join(IMPLEMENTATIONS)}"
+        )
+    if drops and implementation != "einsum":
+        raise ValueError(
+            f"attention implementation {implementation!r} has no dropout; set the "
+            "attention dropout rate to 0 or choose 'einsum'"
+        )
+    if implementation == "cudnn" and jax.default_backend() not in ("gpu", "cuda"):
+        raise ValueError(
+            "attention implementation 'cudnn' needs an NVIDIA GPU, and this is "
+            f"{jax.default_backend()}; choose 'xla'"
+        )
+    return "einsum" if return_weights else implementation
+
+
+def _causal(causal: bool, query: jax.Array, key: jax.Array) -> jax.Array | None:
+    """bool [1, 1, T, S], or None where everything is allowed."""
+    if not causal:
+        return None
+    T, S = query.shape[1], key.shape[1]
+    return causal_mask(max(T, S))[:, :, :T, :S]
+
+
+def _einsum_attention(query, key, value, *, mask, bias, dropout_rate, dropout_rng):
+    """The reference: (output [B, T, N, H], weights [B, N, T, S]).
+
+    Why transposed first: XLA on CPU computes products batched over the leading dimensions
+    several times faster than over [B, :, N]; accelerators compute the same either way.
+    """
+    B, T, N, H = query.shape
+    S, K = key.shape[1:3]
+    if N % K:
+        raise ValueError(f"{N} query heads are not a multiple of {K} key heads")
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    # Query heads that share a key head become rows of one product: [B, K, N / K * T, H].
+    query = (query * (1.0 / math.sqrt(H))).transpose(0, 2, 1, 3).reshape(B, K, -1, H)
+    key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
+    logits = jnp.einsum("BKTH,BKSH->BKTS", query, key, preferred_element_type=wide)
+    logits = logits.reshape(B, N, T, S)
+    if bias is not None:
+        logits += bias
+    if mask is not None:
+        logits = jnp.where(mask, logits, jnp.finfo(wide).min)
+    weights = jax.nn.softmax(logits, axis=-1)
+    if mask is not None:
+        weights = jnp.where(mask.any(-1, keepdims=True), weights, 0)
+    if dropout_rate:
+        kept = jax.random.bernoulli(dropout_rng, 1.0 - dropout_rate, weights.shape)
+        weights = jnp.where(kept, weights / (1.0 - dropout_rate), 0)
+    weights = weights.astype(value.dtype)
+    output = jnp.einsum("BKTS,BKSH->BKTH", weights.reshape(B, K, -1, S), value)
+    return output.reshape(B, N, T, H).transpose(0, 2, 1, 3), weights
+
+
+class MultiHeadAttention(nn.Module):
+    """Projects to heads, attends, projects back.
+
+    Parameters: `query` (kernel [D, N, H]), `key`, `value` (kernel [D, K, H]), `out` (kernel
+    [N, H, out_dim]), with biases.
+
+    Args:
+        num_heads: N.
+        head_dim: H; None for D / N.
+        out_dim: of the result; None for D.
+        num_kv_heads: K; None for N.
+        causal: each query sees its own position and those before it.
+        dropout_rate: of the attention weights, from the 'dropout' stream.
+        implementation: of `dot_product_attention`.
+        dtype: of the computation; None for that of input and parameters together.
+    """
+
+    num_heads: int
+    head_dim: int | None = None
+    out_dim: int | None = None
+    num_kv_heads: int | None = None
+    causal: bool = False
+    use_bias: bool = True
+    dropout_rate: float = 0.0
+    implementation: str | None = None
+    kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        query: jax.Array,
+        memory: jax.Array | None = None,
+        *,
+        mask: jax.Array | None = None,
+        bias: jax.Array | None = None,
+        train: bool = False,
+        return_weights: bool = False,
+    ) -> Any:
+        """Self-attention, or cross-attention to `memory`.
+
+        Args:
+            query: [B, T, D].
+            memory: [B, S, any dimension]; None for `query`.
+            mask, bias: as in `dot_product_attention`.
+            train: whether to drop weights.
+            return_weights: also return the weights [B, N, T, S].
+
+        Returns:
+            [B, T, out_dim], or that and the weights.
+
+        Raises:
+            ValueError: `num_heads` does not divide D and there is no `head_dim`.
+        """
+        D = query.shape[-1]
+        if self.head_dim is None and D % self.num_heads:
+            raise ValueError(
+                f"num_heads={self.num_heads} does not divide {D}; give a head_dim"
+            )
+        head_dim = self.head_dim or D // self.num_heads
+        kv_heads = self.num_kv_heads or self.num_heads
+        options = {
+            "use_bias": self.use_bias,
+            "kernel_init": self.kernel_init,
+            "bias_init": self.bias_init,
+            "dtype": self.dtype,
+            "param_dtype": self.param_dtype,
+        }
+        memory = query if memory is None else memory
+        drops = train and self.dropout_rate > 0.0
+        attended = dot_product_attention(
+            DenseGeneral((self.num_heads, head_dim), name="query", **options)(query),
+            DenseGeneral((kv_heads, head_dim), name="key", **options)(memory),
+            DenseGeneral((kv_heads, head_dim), name="value", **options)(memory),
+            mask=mask,
+            bias=bias,
+            causal=self.causal,
+            implementation=self.implementation,
+            dropout_rate=self.dropout_rate,
+            dropout_rng=self.make_rng("dropout") if drops else None,
+            return_weights=return_weights,
+        )
+        out = DenseGeneral(self.out_dim or D, axis=(-2, -1), name="out", **options)
+        if return_weights:
+            return out(attended[0]), attended[1]
+        return out(attended)

@@ -1,0 +1,146 @@
+"""Where a token stands: fixed tables, a learned one, and tables for another grid."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def sincos_1d(length: int, embed_dim: int, max_wavelength: float = 1e4) -> np.ndarray:
+    """Sines (even columns) and cosines (odd ones) of falling frequency.
+
+    A. Vaswani et al., "Attention Is All You Need", 2017, https://arxiv.org/abs/1706.03762.
+
+    Args:
+        length: T.
+        embed_dim: D, even.
+        max_wavelength: the last wavelength, over 2 pi, would be this.
+
+    Returns:
+        float32 [T, D].
+
+    Raises:
+        ValueError: D is odd.
+    """
+    if embed_dim % 2:
+        raise ValueError(f"embed_dim {embed_dim} is odd; sines and cosines need pairs")
+    frequency = max_wavelength ** (-np.arange(0, embed_dim, 2) / embed_dim)
+    angle = np.arange(length)[:, None] * frequency
+    table = np.stack([np.sin(angle), np.cos(angle)], axis=-1)
+    return table.reshape(length, embed_dim).astype(np.float32)
+
+
+def sincos_2d(
+    height: int,
+    width: int,
+    embed_dim: int,
+    *,
+    max_wavelength: float = 1e4,
+    reach_last: bool = False,
+    column_first: bool = True,
+) -> np.ndarray:
+    """For each cell of a grid, row by row: sines and cosines of its two coordinates.
+
+    The D columns are four equal parts: sines of the column number (x), its cosines, sines
+    of the row number (y), its cosines. That is the order of MAE (K. He et al., "Masked
+    Autoencoders Are Scalable Vision Learners", 2021, https://arxiv.org/abs/2111.06377),
+    whose code names the halves the other way round, and of L. Beyer et al., "Better plain
+    ViT baselines", 2022, https://arxiv.org/abs/2205.01580.
+
+    Args:
+        height, width: of the grid, in cells.
+        embed_dim: D, a multiple of 4.
+        max_wavelength: frequency i of n is max_wavelength ** (-i / n).
+        reach_last: divide by n - 1 rather than n, so that the last frequency is
+            1 / max_wavelength itself: False in MAE, True in "Better plain ViT baselines".
+        column_first: False puts the row's half first.
+
+    Returns:
+        float32 [height * width, D].
+
+    Raises:
+        ValueError: D is not a multiple of 4.
+    """
+    if embed_dim % 4:
+        raise ValueError(
+            f"embed_dim {embed_dim} is not a multiple of 4: sine and cosine of 2 coordinates"
+        )
+    n = embed_dim // 4
+    frequency = max_wavelength ** (-np.arange(n) / max(n - reach_last, 1))
+    row, column = np.mgrid[:height, :width].reshape(2, -1, 1) * frequency
+    angles = (column, row) if column_first else (row, column)
+    parts = [part for angle in angles for part in (np.sin(angle), np.cos(angle))]
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+class LearnedPositions(nn.Module):
+    """Adds a learned vector to each position.
+
+    Parameters: `embedding` [max_length, D].
+
+    Args:
+        max_length: longest sequence.
+    """
+
+    max_length: int
+    init: nn.initializers.Initializer = nn.initializers.normal(0.02)
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [B, T, D] -> [B, T, D], in x's dtype.
+
+        Raises:
+            ValueError: T is greater than `max_length`.
+        """
+        length, embed_dim = x.shape[-2:]
+        if length > self.max_length:
+            raise ValueError(
+                f"sequence of {length} is longer than max_length={self.max_length}"
+            )
+        table = self.param(
+            "embedding", self.init, (self.max_length, embed_dim), self.param_dtype
+        )
+        return x + table[:length].astype(x.dtype)
+
+
+def resize_positions(
+    positions: jax.Array,
+    old_grid: tuple[int, int],
+    new_grid: tuple[int, int],
+    *,
+    num_prefix: int = 0,
+    method: str = "bicubic",
+) -> jax.Array:
+    """A position table for another grid, by interpolation (antialiased when shrinking).
+
+    As timm does, and torch with `antialias=True`; torch's bicubic without it uses another
+    kernel (a = -0.75, here -0.5).
+
+    Args:
+        positions: [..., num_prefix + height * width, D] of the old grid.
+        old_grid, new_grid: (height, width), in cells.
+        num_prefix: leading vectors that belong to no cell (class token); kept.
+        method: 'bicubic' or 'bilinear'.
+
+    Returns:
+        [..., num_prefix + height * width, D] of the new grid.
+
+    Raises:
+        ValueError: the table's length is not that of the old grid.
+    """
+    *batch, length, embed_dim = positions.shape
+    if length != num_prefix + old_grid[0] * old_grid[1]:
+        raise ValueError(
+            f"a table of {length} positions is not {num_prefix} and a grid of "
+            f"{old_grid[0]}x{old_grid[1]}"
+        )
+    prefix, cells = jnp.split(jnp.asarray(positions), [num_prefix], axis=-2)
+    cells = jax.image.resize(
+        cells.reshape(*batch, *old_grid, embed_dim),
+        (*batch, *new_grid, embed_dim),
+        method,
+    )
+    return jnp.concatenate([prefix, cells.reshape(*batch, -1, embed_dim)], axis=-2)
