@@ -11,15 +11,12 @@ import pathlib
 import tempfile
 
 from absl import flags
-from ml_collections import config_flags
 
 from training import launch
 from training.errors import RunError
 
 FLAGS = flags.FLAGS
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The experiment: FILE.py or FILE.py:argument."
-)
+CONFIG = launch.define_config("The experiment: FILE.py or FILE.py:argument.")
 flags.DEFINE_string("workdir", None, "The run's folder. Default: runs/<config name>.")
 flags.DEFINE_bool(
     "smoke", False, "Would it run here? Two steps on synthetic data of the same spec."

@@ -109,7 +109,7 @@ def next_batch(iterator: Any) -> dict[str, np.ndarray]:
     """The next host batch. Raises RunError, in one line, if the data is at fault."""
     try:
         return next(iterator)
-    except (ValueError, OSError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
         raise RunError(f"data: {first_line(error)}") from error
 
 

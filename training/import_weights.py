@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
 from training import launch
 from training.errors import RunError, first_line
@@ -28,9 +27,7 @@ def define_flags() -> flags.FlagHolder:
     flags.DEFINE_string("weights", None, "A .safetensors or .npz file.")
     flags.DEFINE_string("workdir", None, "The run folder to make.")
     flags.DEFINE_string("naming", "auto", "Whose names the file uses: timm, google ...")
-    return config_flags.DEFINE_config_file(
-        "config", None, "The experiment whose model the weights are for."
-    )
+    return launch.define_config("The experiment whose model the weights are for.")
 
 
 def import_weights(

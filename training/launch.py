@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from absl import app, flags
+from ml_collections import config_flags
 
 from training.errors import EXIT_FAILURE, RunError, first_line
 
@@ -28,6 +29,18 @@ flags.DEFINE_string(
 flags.DEFINE_integer("num_processes", None, "Processes of a multi-process run.")
 flags.DEFINE_integer("process_id", None, "Which process this is, from 0.")
 flags.DEFINE_bool("traceback", False, "Show where in the code an error arose.")
+
+
+def define_config(help_text: str) -> flags.FlagHolder:
+    """Defines `--config`, whose `--config.key=value` may also set what the file leaves
+    to defaults: whether a key exists is checked when the config is built."""
+    return config_flags.DEFINE_config_file(
+        "config",
+        None,
+        help_text,
+        lock_config=False,
+        accept_new_attributes=True,
+    )
 
 
 def start(main: Callable[[], int]) -> None:

@@ -28,14 +28,17 @@ log = logging.getLogger("tessera")
 
 
 def train(
-    config: Mapping[str, Any], workdir: pathlib.Path, *, profiler: Any = None
+    config: Mapping[str, Any],
+    workdir: pathlib.Path,
+    *,
+    profile: tuple[int, int] | None = None,
 ) -> int:
     """Trains what `config` describes in `workdir`, from where it stopped if it did.
 
     Args:
         config: plain data, see `training.config`.
         workdir: the run's folder; made if need be.
-        profiler: `training.profiling.Profiler` or None.
+        profile: (first, count) of the steps to trace, or None.
 
     Returns:
         The exit code: 0 when finished, 75 when stopped by SIGTERM (the state is saved;
@@ -55,6 +58,7 @@ def train(
         best_mode=experiment.best_mode,
     )
     try:
+        profiler = _profiler(profile, workdir)
         trainer = Trainer(config, run, workdir, checkpointer, profiler)
         with trainer.writer:
             return trainer.run_to_end()
@@ -65,6 +69,14 @@ def train(
         ) from error
     finally:
         checkpointer.close()
+
+
+def _profiler(profile: tuple[int, int] | None, workdir: pathlib.Path) -> Any:
+    if profile is None:
+        return None
+    from training import profiling  # slow to import, rarely wanted
+
+    return profiling.Profiler(*profile, workdir)
 
 
 def prepare_workdir(config: Mapping[str, Any], workdir: pathlib.Path) -> None:
@@ -301,6 +313,7 @@ class Trainer:
         if self._window is None:
             return
         values = metric_types.compute(self._window)
+        values = {"loss": values.pop("loss"), **values}  # what people look for first
         self._window = None
         if self._learning_rate is not None:
             values["learning_rate"] = float(self._learning_rate(step - 1))

@@ -1,0 +1,70 @@
+"""Every experiment builds, and its full-size update can be traced, without its dataset."""
+
+import importlib.util
+
+import jax
+import pytest
+
+from training import config as configs
+from training import launch, parameters, smoke
+from training.run import Run
+
+FILES = {path.stem: path for path in launch.config_files()}
+ARGUMENTS = {
+    "vit_imagenet": ["B/16,token", "Ti/16", "L/16", "H/14"],
+    "mixer_imagenet": ["S/32"],
+    "resnet50_imagenet": ["18", "152"],
+    "resnet_cifar10": ["164"],
+}
+CASES = [(name, None) for name in FILES] + [
+    (name, argument) for name, found in ARGUMENTS.items() for argument in found
+]
+
+
+def load(name, argument=None):
+    spec = importlib.util.spec_from_file_location(name, FILES[name])
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return configs.plain(module.get_config(*([argument] if argument else [])))
+
+
+@pytest.mark.parametrize(("name", "argument"), CASES)
+def test_the_full_size_update_can_be_traced(name, argument):
+    run = Run.from_config(smoke.synthetic(load(name, argument)), jax.devices()[:1])
+    state, metrics = jax.eval_shape(run.update, run.shapes, run.batch)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), run.shapes
+    )
+    assert "loss" in metrics and run.experiment.evals
+    kinds = {str(x.dtype) for x in jax.tree.leaves(run.shapes.params)}
+    assert kinds == {"float32"}
+
+
+def test_vit_b16_has_the_published_number_of_parameters():
+    run = Run.from_config(
+        smoke.synthetic(load("vit_imagenet", "B/16,token")), jax.devices()[:1]
+    )
+    assert parameters.count(run.shapes.params) == 86_567_656
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_docstring_says_what_how_and_how_well(name):
+    description, result = launch.describe_config(FILES[name])
+    assert 10 < len(description) <= 160
+    text = FILES[name].read_text()
+    assert f"--config=configs/{name}.py" in text, "the command is missing"
+    assert "\nResult: " in text and result
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_schedules_follow_the_length_of_the_run(name):
+    """Overriding total_steps on the command line moves the schedule's end too."""
+    spec = importlib.util.spec_from_file_location(name, FILES[name])
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    config.total_steps = 123_456
+    rule = config.optimizer.get("rule", config.optimizer)
+    schedule = rule.learning_rate
+    if "total_steps" in schedule:
+        assert schedule.total_steps == 123_456

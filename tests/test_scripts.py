@@ -1,0 +1,204 @@
+"""The scripts as a person runs them: in processes of their own."""
+
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from training.writer import read_metrics
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SPEED = ("examples_per_second", "steps_per_second", "data_wait", "mfu")
+
+
+def command(script, *arguments):
+    return [sys.executable, str(ROOT / script), *map(str, arguments)]
+
+
+def environment():
+    return {**os.environ, "JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"}
+
+
+def run(script, *arguments, code=0, cwd=ROOT):
+    done = subprocess.run(
+        command(script, *arguments),
+        env=environment(),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def digits(name, workdir, *flags):
+    """A short training on digits: `name` is a config's."""
+    return (
+        "train.py",
+        f"--config={ROOT}/configs/{name}_digits.py",
+        f"--workdir={workdir}",
+        "--config.total_steps=24",
+        "--config.eval_steps=8",
+        "--config.checkpoint_steps=8",
+        "--config.log_steps=3",
+        "--config.batch_size=32",
+        *flags,
+    )
+
+
+def one_line(done):
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
+    return lines[0]
+
+
+def records(workdir):
+    return [
+        {k: v for k, v in line.items() if not k.endswith(SPEED)}
+        for line in read_metrics(workdir)
+    ]
+
+
+def last_state(workdir):
+    """The arrays of the last checkpoint, by path."""
+    script = (
+        "import sys, pathlib, numpy as np, jax;"
+        f"sys.path.insert(0, {str(ROOT)!r});"
+        "from training import config, evaluation, parameters;"
+        "from training.run import Run;"
+        "w = pathlib.Path(sys.argv[1]);"
+        "r = Run.from_config(config.read(w));"
+        "s = evaluation.restore(w, r, 'last').state;"
+        "np.savez(sys.argv[2], **{k.replace('/', '|'): np.asarray(v)"
+        " for k, v in parameters.leaves_with_paths(s)})"
+    )
+    out = workdir / "state.npz"
+    subprocess.run(
+        [sys.executable, "-c", script, str(workdir), str(out)],
+        env=environment(),
+        check=True,
+        timeout=120,
+    )
+    with np.load(out) as file:
+        return dict(file)
+
+
+def kill_after(arguments, workdir, step, number):
+    """Starts training and sends a signal once `step` has been logged."""
+    process = subprocess.Popen(
+        command(*arguments),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if any(line["step"] >= step for line in read_metrics(workdir)):
+            process.send_signal(number)
+            break
+        time.sleep(0.005)
+    output = process.communicate(timeout=120)[0]
+    return process.returncode, output
+
+
+@pytest.mark.parametrize("name", ["vit", "resnet"])
+def test_killed_twice_and_finished_equals_unbroken(tmp_path, name):
+    run(*digits(name, tmp_path / "unbroken"))
+    arguments = digits(name, tmp_path / "killed")
+    for step in (9, 15):
+        code, output = kill_after(arguments, tmp_path / "killed", step, signal.SIGKILL)
+        assert code == -signal.SIGKILL, output
+    run(*arguments)
+    assert records(tmp_path / "killed") == records(tmp_path / "unbroken")
+    ours, theirs = last_state(tmp_path / "killed"), last_state(tmp_path / "unbroken")
+    assert ours.keys() == theirs.keys() and any("ema" in name for name in ours)
+    for path, value in ours.items():
+        np.testing.assert_array_equal(value, theirs[path], err_msg=path)
+
+
+def test_sigterm_then_evaluation_reproduces_the_last_metrics(tmp_path):
+    arguments = digits("lenet", tmp_path, "--config.total_steps=4000")
+    code, output = kill_after(arguments, tmp_path, 12, signal.SIGTERM)
+    assert code == 75, output
+    assert re.search(r"stopped after \d+ of 4,000 steps", output)
+    lines = [m for m in read_metrics(tmp_path) if "eval/accuracy" in m]
+    step = lines[-1]["step"]
+    done = run("eval.py", f"--workdir={tmp_path}", f"--step={step}")
+    for name in ("eval/loss", "eval/accuracy"):
+        assert f"{name:19}  {lines[-1][name]!r}" in done.stdout
+
+
+def test_smoke_runs_a_config_without_its_dataset(tmp_path):
+    done = run("train.py", "--config=configs/vit_cifar10.py", "--smoke", cwd=ROOT)
+    assert "step 2/2" in done.stdout and "eval/accuracy" in done.stdout
+
+
+def test_plan_prints_the_published_parameter_count():
+    done = run("train.py", "--config=configs/lenet_digits.py", "--plan")
+    for word in ("parameters", "FLOPs", "temporary", "accumulation_steps=2"):
+        assert word in done.stdout
+
+
+def test_list_and_help_answer_without_jax():
+    assert "vit_imagenet" in run("train.py", "--list").stdout
+    assert "--workdir" in run("train.py", "--help", code=1).stdout
+    script = "import sys; sys.argv = ['x']; import train; print('jax' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "False", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--config=configs/nope.py"], ["no config 'configs/nope.py'", "vit_digits"]),
+        ([], ["--config=configs/NAME.py"]),
+        (["--config=configs/vit_digits.py", "--config.batchsize=1"], ["batch_size"]),
+        (["--config=configs/vit_digits.py", "--config.seed=x"], ["seed", "'x'"]),
+        (
+            ["--config=configs/vit_digits.py", "--config.task.type=vision.taks.x"],
+            ["vision.taks.x"],
+        ),
+        (
+            ["--config=configs/vit_digits.py", "--config.task.model.num_classes=7"],
+            ["label 9", "num_classes"],
+        ),
+        (["--config=configs/vit_digits.py", "--config.mesh={'data': 3}"], ["mesh"]),
+        (["--config=configs/vit_cifar10.py"], ["cifar10", "tfds build"]),
+        (["--config=configs/vit_digits.py", "--profile=x"], ["FIRST:COUNT"]),
+    ],
+    ids=lambda value: str(value)[-30:],
+)
+def test_mistakes_are_one_line_and_a_failure(tmp_path, monkeypatch, flags, words):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "nothing"))
+    done = run("train.py", f"--workdir={tmp_path / 'run'}", *flags, code=1)
+    for word in words:
+        assert word in one_line(done)
+
+
+def test_training_needs_no_tensorflow_torch_or_pandas(tmp_path):
+    script = (
+        "import sys, runpy\n"
+        f"sys.argv = {list(digits('lenet', tmp_path))!r}\n"
+        "try: runpy.run_path('train.py', run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "print([m for m in ('tensorflow', 'torch', 'pandas') if m in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
