@@ -7,8 +7,9 @@ the body of a loop are counted as often as the compiler knows the loop to run.
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
 from typing import Any
+
+from training import hlo
 
 KINDS = (
     "all-reduce",
@@ -19,16 +20,7 @@ KINDS = (
     "collective-permute",
     "collective-broadcast",
 )
-_BITS = {"pred": 8, "token": 0, "opaque": 0}
-
-# %name (parameters) -> type {        or ENTRY %name ...
-_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\) -> .* \{$")
-# %name = type opcode(operands), attributes; a type may hold blanks, but no " opcode(".
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*?) ?\b([a-z][\w-]*)\((.*)$")
-_CALLED = re.compile(r"\b(?:calls|to_apply|body|condition)=%?([\w.-]+)")
-_BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +75,9 @@ def bytes_moved(text: str) -> dict[str, int]:
 
 def collectives(text: str) -> list[Collective]:
     """Every collective of an optimised HLO module, in the order of its text."""
-    program = _parse(text)
+    program = hlo.parse(text)
     times = _times(program)
-    everywhere = _devices(text)
+    everywhere = _devices(program.header)
     found = []
     for computation, instructions in program.computations.items():
         runs, bounded = times.get(computation, (0, True))
@@ -96,13 +88,11 @@ def collectives(text: str) -> list[Collective]:
                 continue
             group = _group(i.rest) or everywhere
             # A start's own type also lists operands and scratch; its done has the result.
-            payload = _nbytes(types.get(i.name, i.type))
+            payload = hlo.nbytes(types.get(i.name, i.type))
             if kind == "reduce-scatter":
                 payload *= group
-            name = re.search(r'op_name="([^"]*)"', i.rest)
-            op_name = name.group(1) if name else ""
             found.append(
-                Collective(i.name, kind, payload, group, runs, bounded, op_name)
+                Collective(i.name, kind, payload, group, runs, bounded, i.op_name)
             )
     return found
 
@@ -123,39 +113,7 @@ def memory(compiled: Any) -> dict[str, int]:
     return {**sizes, "peak": max(total, reported)}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Instruction:
-    name: str
-    type: str
-    opcode: str
-    rest: str  # Operands and attributes.
-
-    @property
-    def operand(self) -> str:
-        """The first operand's name."""
-        found = re.search(r"%([\w.-]+)", self.rest)
-        return found.group(1) if found else ""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Program:
-    entry: str
-    computations: dict[str, list[_Instruction]]
-
-
-def _parse(text: str) -> _Program:
-    computations: dict[str, list[_Instruction]] = {}
-    entry, current = "", []
-    for line in text.splitlines():
-        if head := _COMPUTATION.match(line):
-            current = computations.setdefault(head.group(2), [])
-            entry = head.group(2) if head.group(1) else entry
-        elif instruction := _INSTRUCTION.match(line):
-            current.append(_Instruction(*instruction.groups()))
-    return _Program(entry, computations)
-
-
-def _times(program: _Program) -> dict[str, tuple[int, bool]]:
+def _times(program: hlo.Program) -> dict[str, tuple[int, bool]]:
     """How often each computation runs, and whether that is known."""
     result: dict[str, tuple[int, bool]] = {}
 
@@ -167,24 +125,14 @@ def _times(program: _Program) -> dict[str, tuple[int, bool]]:
             if instruction.opcode == "while":
                 found = _TRIPS.search(instruction.rest)
                 trips = int(found.group(1)) if found else 0
-            for callee in _callees(instruction):
+            for callee in instruction.callees():
                 visit(callee, runs * (trips or 1), bounded and trips > 0)
 
     visit(program.entry, 1, True)
     return result
 
 
-def _callees(instruction: _Instruction) -> Iterator[str]:
-    # The other half of an asynchronous call names the same computation once more.
-    if instruction.opcode in ("async-update", "async-done"):
-        return
-    yield from _CALLED.findall(instruction.rest)
-    for names in _BRANCHES.findall(instruction.rest):
-        yield from (name.strip().lstrip("%") for name in names.split(","))
-
-
-def _devices(text: str) -> int:
-    header = text.partition("\n")[0]
+def _devices(header: str) -> int:
     counts = re.findall(r"\b(?:num_partitions|replica_count)=(\d+)", header)
     return math.prod(int(count) for count in counts)
 
@@ -203,16 +151,3 @@ def _group(rest: str) -> int | None:
     if found := re.search(r"source_target_pairs=\{(.*?)\}\}", rest):
         return found.group(1).count("{")
     return None
-
-
-def _nbytes(type_: str) -> int:
-    """Bytes of an HLO type, an array or a tuple of arrays."""
-    bits = 0
-    for name, sizes in _ARRAY.findall(type_):
-        width = _BITS.get(name)
-        if width is None:
-            digits = re.search(r"\d+", name)
-            width = int(digits.group()) if digits else 0
-        count = math.prod(int(n.lstrip("<=")) for n in sizes.split(",") if n)
-        bits += width * count
-    return -(-bits // 8)

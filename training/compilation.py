@@ -45,6 +45,9 @@ _OVERLAP_OPTIONS = {
         "xla_gpu_all_reduce_combine_threshold_bytes": 2**27,
     },
 }
+# Makes every operation an event of a trace. The option in XLA_FLAGS would do as well, but
+# there a jaxlib that does not know it ends the process.
+_TRACE_OPTIONS = {"cpu": {"xla_cpu_enable_xprof_traceme": True}}
 
 # Compilations shorter than this are not worth a file; JAX's own bound is 1 s.
 _CACHE_SECONDS = 0.2
@@ -57,6 +60,7 @@ def compiler_options(
     *,
     backend: str | None = None,
     devices: int | None = None,
+    traced: bool = False,
 ) -> dict[str, Any]:
     """The options to compile an update with: `jax.jit(..., compiler_options=...)`.
 
@@ -64,6 +68,7 @@ def compiler_options(
         override: options to use instead of the backend's own; {} for none at all.
         backend: 'cpu', 'gpu' or 'tpu'; the default backend if None.
         devices: how many the program runs on; all there are if None.
+        traced: adds, to whatever was chosen, what the profiler needs.
 
     Returns:
         Those that this jaxlib accepts. Each of the others is named in one log line.
@@ -73,6 +78,8 @@ def compiler_options(
         override = dict(_OPTIONS.get(backend, {}))
         if (devices or jax.device_count()) > 1:
             override |= _OVERLAP_OPTIONS.get(backend, {})
+    if traced:
+        override = {**override, **_TRACE_OPTIONS.get(backend, {})}
     refusals = _refusals(tuple(override.items()))
     for name, reason in refusals.items():
         value = override[name]

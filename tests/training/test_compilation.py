@@ -166,3 +166,11 @@ def test_the_cache_drops_what_was_used_longest_ago(tmp_path):
     os.utime(tmp_path / "entry-0", (9000, 1000))  # Read since.
     compilation._prune(tmp_path, 250)
     assert {path.name for path in tmp_path.iterdir()} == {"entry-0", "entry-4"}
+
+
+def test_what_the_profiler_needs_is_added_to_any_choice(warned):
+    needed = {"xla_cpu_enable_xprof_traceme": True}
+    given = {"xla_cpu_enable_fast_math": False}
+    assert compilation.compiler_options({}, traced=True) == needed
+    assert compilation.compiler_options(given, traced=True) == {**given, **needed}
+    assert warned == []
