@@ -26,7 +26,10 @@ def count(function: Callable, *args: Any) -> int:
         function: anything JAX can trace, jitted or not.
         args: arrays or `jax.ShapeDtypeStruct`s, also in trees.
     """
-    return _jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
+    # JAX refuses a jit with compiler options within another trace: it traces itself.
+    trace = getattr(function, "trace", None)
+    traced = trace(*args).jaxpr if trace else jax.make_jaxpr(function)(*args)
+    return _jaxpr(traced.jaxpr)
 
 
 def model_flops(run: Any) -> int:

@@ -143,6 +143,12 @@ def test_recomputation_counts_in_the_gradient_only():
     assert 0 < extra <= forward
 
 
+def test_a_function_jitted_with_options_is_counted():
+    options = {"xla_cpu_enable_fast_math": False}
+    product = jax.jit(lambda x, w: x @ w, compiler_options=options)
+    assert flops.count(product, shape(8, 8), shape(8, 8)) == 2 * 8**3
+
+
 def test_calls_and_branches():
     x, w = shape(8, 8), shape(8, 8)
     one = 2 * 8**3
