@@ -58,6 +58,29 @@ def count_parameters():
 
 
 @pytest.fixture(scope="session")
+def random_variables():
+    """random_variables(model, image): as `init` but by numpy, so that nothing compiles,
+    and nowhere zero, so that a zero head or last scale hides nothing."""
+
+    def draw(model, image):
+        rng = np.random.default_rng(0)
+
+        def leaf(path, x):
+            kind = path[-1].key
+            if kind in ("scale", "var"):
+                return rng.uniform(0.6, 1.4, x.shape).astype(x.dtype)
+            spread = 0.1 if x.ndim < 2 else x.shape[0] ** -0.5
+            if kind == "kernel" and x.ndim == 4:
+                spread = np.prod(x.shape[:-1]) ** -0.5
+            return (spread * rng.normal(size=x.shape)).astype(x.dtype)
+
+        shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+        return jax.tree_util.tree_map_with_path(leaf, shapes)
+
+    return draw
+
+
+@pytest.fixture(scope="session")
 def overfit():
     """overfit(model, image): softmax losses of a model trained on one batch with Adam."""
 

@@ -29,6 +29,8 @@ TIMM = Naming(
         *torch_norm(f"{_BLOCK}/mlp_norm", "blocks.{}.norm2"),
         *torch_linear(f"{_BLOCK}/mlp/up", "blocks.{}.mlp.fc1"),
         *torch_linear(f"{_BLOCK}/mlp/down", "blocks.{}.mlp.fc2"),
+        *same(f"{_BLOCK}/attention_scale", "blocks.{}.ls1.gamma"),
+        *same(f"{_BLOCK}/mlp_scale", "blocks.{}.ls2.gamma"),
         *torch_norm("encoder/norm", "norm"),
         *torch_linear("head", "head"),
     ),

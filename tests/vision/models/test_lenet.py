@@ -44,10 +44,10 @@ def test_any_image_size_and_channels(shape):
     assert output_shape("represent") == (shape[0], 84)
 
 
-def test_logits_are_the_head_of_the_representation():
+def test_logits_are_the_head_of_the_representation(random_variables):
     model = LeNet5(num_classes=3, widths=(2, 3), hidden_dims=(8,))
     image = jnp.asarray(np.random.default_rng(0).normal(size=(2, 16, 16, 1)))
-    variables = jax.jit(model.init)(jax.random.key(0), image)
+    variables = random_variables(model, image)
     vectors = model.apply(variables, image, method="represent")
     head = variables["params"]["head"]
     expected = vectors @ head["kernel"] + head["bias"]
@@ -59,9 +59,9 @@ def test_it_learns_a_handful_of_images(overfit):
     assert losses[0] > 0.8 and losses[-1] < 0.05
 
 
-def test_dropout_only_in_training():
+def test_dropout_only_in_training(random_variables):
     model = LeNet5(num_classes=3, dropout_rate=0.5)
-    variables = model.init(jax.random.key(0), IMAGE)
+    variables = random_variables(model, IMAGE)
 
     def run(seed, train):
         rngs = {"dropout": jax.random.key(seed)}

@@ -107,32 +107,36 @@ def small(**fields):
 IMAGE = jax.random.normal(jax.random.key(7), (6, 8, 8, 3))
 
 
-def test_blocks_start_as_identity_with_zero_init():
-    model = small(stage_sizes=(3,), stage_widths=(4,))
-    variables = jax.jit(model.init)(jax.random.key(0), IMAGE)
-    shallow = small(stage_sizes=(1,), stage_widths=(4,))
-    stages = jax.jit(lambda m, v: m.apply(v, IMAGE, method="stages"), static_argnums=0)
-    # Blocks 1 and 2 change nothing at first: the map equals that of one block.
-    few = {
-        kind: {k: v for k, v in tree.items() if not k.endswith(("block_1", "block_2"))}
-        for kind, tree in variables.items()
+def initial(model, name, leaf):
+    """The initial value of one leaf of the last norm of a block."""
+    variables = model.init(jax.random.key(0), IMAGE[:1, :2, :2])
+    return np.asarray(variables["params"][name]["norm_1"][leaf])
+
+
+def test_the_last_scale_starts_at_zero_only_if_asked():
+    one = {"stage_sizes": (1,), "stage_widths": (4,)}
+    np.testing.assert_array_equal(initial(small(**one), "stage_0_block_0", "scale"), 0)
+    ones = initial(small(**one, zero_init=False), "stage_0_block_0", "scale")
+    np.testing.assert_array_equal(ones, 1)
+
+
+def without_branches(variables):
+    """Every block's last norm gives 0, as at the start: only shortcuts speak."""
+    params = {
+        name: {**tree, "norm_1": jax.tree.map(np.zeros_like, tree["norm_1"])}
+        if "block" in name
+        else tree
+        for name, tree in variables["params"].items()
     }
-    np.testing.assert_array_equal(
-        stages(model, variables)[-1], stages(shallow, few)[-1]
-    )
-    other = small(stage_sizes=(3,), stage_widths=(4,), zero_init=False)
-    unlike = jax.jit(other.init)(jax.random.key(0), IMAGE)
-    scale = unlike["params"]["stage_0_block_2"]["norm_1"]["scale"]
-    np.testing.assert_array_equal(scale, 1)
+    return {**variables, "params": params}
 
 
-def test_padding_shortcut_takes_every_second_pixel_and_adds_zeros():
-    model = small(shortcut="padding")
-    variables = jax.jit(model.init)(jax.random.key(0), IMAGE)
-    # With zero-initialised blocks only the shortcuts speak.
-    run = jax.jit(lambda v: model.apply(v, IMAGE, method="stages"))
-    first, second = run(variables)
-    assert second.shape == (6, 4, 4, 8)
+def test_padding_shortcut_takes_every_second_pixel_and_adds_zeros(random_variables):
+    model = small(shortcut="padding", stage_sizes=(2, 1))
+    variables = without_branches(random_variables(model, IMAGE))
+    first, second = jax.jit(lambda v: model.apply(v, IMAGE, method="stages"))(variables)
+    assert second.shape == (6, 4, 4, 8) and first.shape == (6, 8, 8, 4)
+    assert (first >= 0).all() and (first > 0).any()
     np.testing.assert_array_equal(second[..., :4], first[:, ::2, ::2])
     np.testing.assert_array_equal(second[..., 4:], 0)
     assert "shortcut_conv" not in variables["params"]["stage_1_block_0"]
@@ -155,9 +159,9 @@ def test_strides(stem):
     assert shapes == [(1, 64 // s, 96 // s, 8) for s in first * 2 ** np.arange(4)]
 
 
-def test_training_updates_statistics_and_evaluation_does_not():
+def test_training_updates_statistics_and_evaluation_does_not(random_variables):
     model = small()
-    variables = jax.jit(model.init)(jax.random.key(0), IMAGE)
+    variables = random_variables(model, IMAGE)
     run = jax.jit(
         lambda train: model.apply(variables, IMAGE, train=train, mutable="batch_stats"),
         static_argnums=0,
@@ -178,11 +182,15 @@ def test_it_learns_a_handful_of_images(overfit):
 
 def test_half_precision_keeps_float32_parameters_and_statistics():
     model = small(dtype="bfloat16")
-    variables = jax.jit(model.init)(jax.random.key(0), IMAGE)
+
+    def trace(rng):
+        variables = model.init(rng, IMAGE)
+        return variables, model.apply(
+            variables, IMAGE, train=True, mutable="batch_stats"
+        )
+
+    variables, (logits, updated) = jax.eval_shape(trace, jax.random.key(0))
     assert {str(x.dtype) for x in jax.tree.leaves(variables)} == {"float32"}
-    logits, updated = jax.jit(
-        lambda v: model.apply(v, IMAGE, train=True, mutable="batch_stats")
-    )(variables)
     assert logits.dtype == jnp.bfloat16
     assert {str(x.dtype) for x in jax.tree.leaves(updated)} == {"float32"}
 
