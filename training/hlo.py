@@ -97,6 +97,31 @@ class Program:
                 found += self.inside(inner)
         return found
 
+    def origin(self, instruction: Instruction, hops: int = 2) -> str:
+        """Where an instruction comes from: its `op_name`, or that of what it holds.
+
+        One that the compiler made has none. It serves its neighbours, and the one that
+        lies deepest in the model says most.
+        """
+        names = [i.op_name for i in self.inside(instruction) if i.op_name]
+        if names or not hops:
+            return instruction.op_name or (names[-1] if names else "")
+        known = self.instructions
+        operands = re.findall(r"%([\w.-]+)", instruction.rest.partition(")")[0])
+        near = [known[name] for name in operands[:4] if name in known]
+        near += filter(None, [self._users.get(instruction.name)])
+        found = [self.origin(neighbour, hops - 1) for neighbour in near]
+        return max(found, key=lambda name: name.count("/"), default="")
+
+    @functools.cached_property
+    def _users(self) -> dict[str, Instruction]:
+        """The first instruction to use each other one."""
+        users: dict[str, Instruction] = {}
+        for instruction in self.instructions.values():
+            for name in re.findall(r"%([\w.-]+)", instruction.rest):
+                users.setdefault(name, instruction)
+        return users
+
 
 def parse(text: str) -> Program:
     """Parses the text of a module."""

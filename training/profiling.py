@@ -82,9 +82,9 @@ _NO_WORK = {
 _CONTROL = {"while", "conditional", "async-start", "async-done"}
 # 'transpose(jvp(ViT))' is the scope ViT in the backward pass.
 _WRAPPED = re.compile(r"^(?:(?:jvp|transpose|vmap)\()+")
-# Parts of an operation's name that are not of the model: transformations and calls.
+# Parts of an operation's name that are no modules: transformations, calls, methods.
 _NOT_MODULE = re.compile(
-    r"\(|->|^(while|body|cond|closed_call|core_call|checkpoint|rematted_computation|remat"
+    r"\(|->|^\w+\.\w+$|^(while|body|cond|closed_call|core_call|checkpoint|rematted_computation|remat"
     r"|pjit|shard_map|custom_jvp_call|custom_vjp_call|branch_\d+_fun)$"
 )
 
@@ -206,7 +206,7 @@ def report(usage: trace.Usage, program: str | None = None) -> Report:
             if not module or module == parsed.name:
                 instruction = parsed.instructions[name]
                 kind = category(parsed.inside(instruction))
-                path = module_path(instruction.op_name)
+                path = module_path(parsed.origin(instruction))
         elif parsed is None:
             opcode = re.sub(r"[._]\d+$", "", name)
             kind, path = category([hlo.Instruction(name, "", opcode, "")]), ""
@@ -238,7 +238,8 @@ def category(instructions: Iterable[hlo.Instruction]) -> str:
         return "normalisation and reductions"
     if opcodes & _CONTROL:
         return "other"
-    if opcodes <= _MOVEMENTS:
+    # A fusion that ends in a transposition exists for its sake.
+    if opcodes <= _MOVEMENTS or instructions[-1].opcode in ("transpose", "copy"):
         return "data movement"
     return "other" if opcodes == {"custom-call"} else "elementwise"
 

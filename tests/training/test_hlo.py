@@ -41,6 +41,28 @@ def test_reads_a_module():
     assert inside == ["f.1", "p", "turned"]
 
 
+def test_what_the_compiler_made_comes_from_its_neighbours():
+    text = r"""HloModule jit_f
+
+%inner (p: f32[8]) -> f32[8] {
+  ROOT %tanh = f32[8]{0} tanh(%p), metadata={op_name="jit(f)/mlp/tanh"}
+}
+
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %a = f32[8]{0} parameter(0)
+  %made = f32[8]{0} copy(%a)
+  %also = f32[8]{0} bitcast(%made)
+  %fused = f32[8]{0} fusion(%also), kind=kLoop, calls=%inner
+  ROOT %out = f32[8]{0} add(%fused, %also), metadata={op_name="jit(f)/add"}
+}
+"""
+    program = hlo.parse(text)
+    origins = {n: program.origin(i) for n, i in program.instructions.items()}
+    assert origins["out"] == "jit(f)/add"
+    assert origins["fused"] == "jit(f)/mlp/tanh"
+    assert origins["also"] == origins["made"] == "jit(f)/mlp/tanh"
+
+
 def test_sizes_of_types():
     sizes = {
         "f32[8,64]{1,0}": 2048,

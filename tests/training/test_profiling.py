@@ -47,9 +47,10 @@ def ops(*instructions):
             [("fusion", "jit(f)/mul"), ("multiply", ""), ("reduce", "")],
             "normalisation and reductions",
         ),
-        ([("fusion", "jit(f)/mlp/tanh"), ("tanh", ""), ("copy", "")], "elementwise"),
+        ([("fusion", "jit(f)/mlp/tanh"), ("copy", ""), ("tanh", "")], "elementwise"),
         ([("fusion", "jit(f)/x"), ("parameter", ""), ("copy", "")], "data movement"),
         ([("transpose", "jit(f)/transpose")], "data movement"),
+        ([("fusion", "x"), ("maximum", ""), ("transpose", "")], "data movement"),
         ([("all-reduce-start", "jit(f)/dot_general")], "collectives"),
         ([("fusion", ""), ("reduce-scatter", "")], "collectives"),
         ([("while", "jit(f)/while")], "other"),
@@ -64,7 +65,7 @@ def test_sorts_operations_by_what_they_do(instructions, expected):
     ("op_name", "path"),
     [
         (
-            "jit(train_step)/transpose(jvp(ViT))/encoder/block_0/mlp/up/dot_general",
+            "jit(train_step)/transpose(jvp(ViT))/ViT.encode/encoder/block_0/mlp/up/dot_general",
             "ViT/encoder/block_0/mlp/up/dot_general, backward",
         ),
         (
