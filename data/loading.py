@@ -8,7 +8,6 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import grain
 import numpy as np
 
 from data.features import Image
@@ -275,9 +274,19 @@ def _line(error: BaseException) -> str:
 def load_ahead(
     loader: BatchLoader, numbers: range, num_threads: int, prefetch: int
 ) -> Any:
-    """Iterates over parts in order, loaded by threads, up to `prefetch` ahead."""
+    """Iterates over parts in order; without threads, loads each when it is asked for.
+
+    Args:
+        num_threads: load different parts.
+        prefetch: how many parts they are ahead at most.
+
+    Returns:
+        An iterator with a method `close`.
+    """
+    if num_threads == 0:
+        return (loader(number) for number in numbers)
+    import grain  # 1 s, for it imports JAX: workers of one thread do without
+
     dataset = grain.MapDataset.range(numbers.start, numbers.stop, numbers.step)
-    options = grain.ReadOptions(
-        num_threads=num_threads, prefetch_buffer_size=prefetch if num_threads else 0
-    )
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)
     return iter(dataset.map(loader).to_iter_dataset(options))

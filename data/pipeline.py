@@ -48,10 +48,10 @@ class Pipeline:
             takes the next readable one of the source instead (in evaluation, masks its
             row) and counts it.
         num_threads: per process; None: as many as there are cores for it, at most 16; 0
-            loads in the thread that asks.
+            loads a batch when it is asked for.
         num_workers: processes; 0 loads in this one, which is enough up to about 16
             cores, because decoding releases Python's lock.
-        prefetch: batches loaded ahead, per process; None: two per thread.
+        prefetch: batches that threads load ahead, per process; None: two per thread.
 
     Raises:
         ValueError: if the source is empty.
@@ -142,9 +142,10 @@ class Pipeline:
     def _batches(self, loader: BatchLoader, numbers: range) -> "Batches":
         threads = self.num_threads
         if threads is None:
-            threads = _cores() // max(1, self.num_workers)
-            threads = min(max(1, threads), _MAX_THREADS)
-        prefetch = self.prefetch or 2 * max(1, threads)
+            threads = min(_cores() // max(1, self.num_workers), _MAX_THREADS)
+            if threads == 1 and self.num_workers:
+                threads = 0  # what a worker sends is taken ahead in any case
+        prefetch = self.prefetch or 2 * threads
         if self.num_workers:
             return Batches(
                 WorkerPool(loader, numbers, self.num_workers, threads, prefetch)

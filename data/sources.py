@@ -7,6 +7,7 @@ of the same kind, so that a run can be tried where its dataset is not.
 """
 
 import functools
+import importlib.util
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -139,15 +140,20 @@ class Digits:
 
 @functools.lru_cache
 def _digits(split: str) -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.datasets import load_digits  # 1 s: only who reads digits waits for it
-
-    digits = load_digits()
-    test = np.zeros(len(digits.target), bool)
+    # The file that sklearn.datasets.load_digits reads; importing scikit-learn would take
+    # a second and load pandas where it is installed.
+    package = importlib.util.find_spec("sklearn")
+    if package is None:
+        raise FileNotFoundError("the digits come with scikit-learn, which is missing")
+    folder = pathlib.Path(package.origin).parent / "datasets" / "data"
+    table = np.loadtxt(folder / "digits.csv.gz", delimiter=",", dtype=np.int32)
+    values, labels = table[:, :-1], table[:, -1]
+    test = np.zeros(len(labels), bool)
     for label in range(10):
-        test[np.flatnonzero(digits.target == label)[4::5]] = True
+        test[np.flatnonzero(labels == label)[4::5]] = True
     chosen = test if split == "test" else ~test
-    images = np.round(digits.images[chosen] * (255 / 16)).astype(np.uint8)[..., None]
-    return _frozen(images), _frozen(digits.target[chosen].astype(np.int32))
+    images = np.round(values[chosen] * (255 / 16)).astype(np.uint8)
+    return _frozen(images.reshape(-1, 8, 8, 1)), _frozen(labels[chosen])
 
 
 class Arrays:

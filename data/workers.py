@@ -63,6 +63,11 @@ class WorkerPool(Iterator):
             for index in range(num_workers)
         ]
 
+    @property
+    def pids(self) -> list[int]:
+        """The processes."""
+        return [worker.pid for worker in self._workers]
+
     def __next__(self) -> dict[str, Any]:
         worker = self._workers[self._turn % len(self._workers)]
         part = worker.take()
@@ -90,6 +95,7 @@ class _Worker:
             env={**os.environ, "JAX_PLATFORMS": "cpu"},
         )
         os.close(sending)
+        self.pid = self._process.pid
         self._parts: queue.Queue = queue.Queue(maxsize=1)
         self._ended: BaseException | None = None
         self._closed = threading.Event()
@@ -189,8 +195,7 @@ def write_message(stream: Any, message: Any) -> None:
     head = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
     raw = [buffer.raw() for buffer in buffers]
     sizes = [len(raw), len(head), *(view.nbytes for view in raw)]
-    stream.write(struct.pack(f"<{len(sizes)}Q", *sizes))
-    for view in (head, *raw):
+    for view in (struct.pack(f"<{len(sizes)}Q", *sizes), head, *raw):
         rest = memoryview(view)
         while rest.nbytes:
             rest = rest[stream.write(rest) :]

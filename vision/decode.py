@@ -1,7 +1,7 @@
 """Encoded pictures to uint8 [H, W, C], decoding no more than is asked for.
 
 JPEG goes through libjpeg-turbo (`simplejpeg`) with its fast transform and upsampling,
-whose values differ from the exact ones by less than a grey level on average; everything
+whose values differ from the exact ones by about one grey level on average; everything
 else, and JPEG in the four colours of print, goes through OpenCV. An orientation in the
 file's metadata is not applied, as is the custom with ImageNet; transparency is dropped.
 """

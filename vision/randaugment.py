@@ -156,7 +156,7 @@ def _color(image: np.ndarray, how: RandAugment, rng: np.random.Generator):
 def _contrast(image: np.ndarray, how: RandAugment, rng: np.random.Generator):
     factor = _factor(how, rng)
     grey = image if image.shape[-1] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    mean = round(float(grey.mean()))
+    mean = grey.mean()
     return _look_up(image, [np.clip(mean + factor * (np.arange(256) - mean), 0, 255)])
 
 
@@ -222,9 +222,8 @@ def _sign(rng: np.random.Generator) -> int:
 
 def _look_up(image: np.ndarray, tables: list[np.ndarray]) -> np.ndarray:
     """Replaces values by a table for all channels, or by one for each."""
-    if len(tables) == 1:
-        return cv2.LUT(image, tables[0].astype(np.uint8))
-    return cv2.LUT(image, np.stack(tables, axis=-1).astype(np.uint8)[None])
+    table = np.rint(np.stack(tables, axis=-1)).astype(np.uint8)
+    return cv2.LUT(image, table[None] if len(tables) > 1 else table)
 
 
 def _warp(image: np.ndarray, matrix: Any, how: RandAugment) -> np.ndarray:
