@@ -6,6 +6,7 @@ all read it, by one meaning of a pattern: `re.search`, so a pattern may match an
 unless it says `^` or `$`.
 """
 
+import collections
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -143,16 +144,16 @@ def _bytes(leaf: Any, shape: Sequence[int]) -> int:
 
 
 def _leaves(params: Any, shardings: Any) -> list[tuple[str, str, Any, str]]:
-    """(path with numbers starred where siblings agree, own path, leaf, spec)."""
+    """(path with numbers starred if siblings agree, own path, leaf, spec)."""
     specs = _specs(params, shardings)
-    found = [(_starred(path), path, leaf) for path, leaf in leaves_with_paths(params)]
-    copies: dict[str, int] = {}
-    for starred, _, _ in found:
-        copies[starred] = copies.get(starred, 0) + 1
-    # A numbered name without a sibling keeps its number.
+    found = [
+        ((_starred(path), str(leaf.dtype), tuple(leaf.shape), spec), path, leaf)
+        for (path, leaf), spec in zip(leaves_with_paths(params), specs, strict=True)
+    ]
+    copies = collections.Counter(key for key, _, _ in found)
     return [
-        (starred if copies[starred] > 1 else path, path, leaf, spec)
-        for (starred, path, leaf), spec in zip(found, specs, strict=True)
+        (key[0] if copies[key] > 1 else path, path, leaf, key[-1])
+        for key, path, leaf in found
     ]
 
 
