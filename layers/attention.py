@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from layers.dense import DenseGeneral
 from layers.masks import causal_mask, combine_masks
@@ -78,7 +79,7 @@ def dot_product_attention(
             dropout_rate=dropout_rate if drops else 0.0,
             dropout_rng=dropout_rng,
         )
-        return (output, weights) if return_weights else output
+        return (output, weights()) if return_weights else output
     output = jax.nn.dot_product_attention(
         query,
         key,
@@ -125,10 +126,11 @@ def _causal(causal: bool, query: jax.Array, key: jax.Array) -> jax.Array | None:
 
 
 def _einsum_attention(query, key, value, *, mask, bias, dropout_rate, dropout_rng):
-    """The reference: (output [B, T, N, H], weights [B, N, T, S]).
+    """The reference: (output [B, T, N, H], a function returning weights [B, N, T, S]).
 
     Why transposed first: XLA on CPU computes products batched over the leading dimensions
-    several times faster than over [B, :, N]; accelerators compute the same either way.
+    faster than over [B, :, N]. Why divided last: the softmax's sums then divide [T, H] and
+    not [T, S]. Accelerators compute the same either way.
     """
     B, T, N, H = query.shape
     S, K = key.shape[1:3]
@@ -144,15 +146,23 @@ def _einsum_attention(query, key, value, *, mask, bias, dropout_rate, dropout_rn
         logits += bias
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(wide).min)
-    weights = jax.nn.softmax(logits, axis=-1)
-    if mask is not None:
-        weights = jnp.where(mask.any(-1, keepdims=True), weights, 0)
+    largest = lax.stop_gradient(logits.max(-1, keepdims=True))
+    exponentials = jnp.exp(logits - largest)
+    sums = exponentials.sum(-1, keepdims=True)
     if dropout_rate:
-        kept = jax.random.bernoulli(dropout_rng, 1.0 - dropout_rate, weights.shape)
-        weights = jnp.where(kept, weights / (1.0 - dropout_rate), 0)
-    weights = weights.astype(value.dtype)
-    output = jnp.einsum("BKTS,BKSH->BKTH", weights.reshape(B, K, -1, S), value)
-    return output.reshape(B, N, T, H).transpose(0, 2, 1, 3), weights
+        kept = jax.random.bernoulli(dropout_rng, 1.0 - dropout_rate, (B, N, T, S))
+        exponentials = jnp.where(kept, exponentials / (1.0 - dropout_rate), 0)
+
+    def divide(x: jax.Array) -> jax.Array:
+        """By the softmax's sums; zeros for queries that may attend nowhere."""
+        x = x / sums
+        return x if mask is None else jnp.where(mask.any(-1, keepdims=True), x, 0)
+
+    rows = exponentials.astype(value.dtype).reshape(B, K, -1, S)
+    output = jnp.einsum("BKTS,BKSH->BKTH", rows, value, preferred_element_type=wide)
+    output = divide(output.reshape(B, N, T, H)).astype(value.dtype)
+    output = output.transpose(0, 2, 1, 3)
+    return output, lambda: divide(exponentials).astype(value.dtype)
 
 
 class MultiHeadAttention(nn.Module):
