@@ -48,6 +48,7 @@ class Classification(Task):
         mean, std: of images in 0..1, one value or one per channel; the model sees
             (image - mean) / std.
         class_names: for pictures; numbers where empty.
+        image_key, label_key: where a batch holds them.
     """
 
     sigmoid: bool = False
@@ -56,6 +57,8 @@ class Classification(Task):
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
     class_names: tuple[str, ...] = ()
+    image_key: str = "image"
+    label_key: str = "label"
 
     def __post_init__(self):
         if not 0 <= self.label_smoothing < 1:
@@ -67,13 +70,16 @@ class Classification(Task):
 
     def check(self, batch: Batch) -> None:
         """Raises a one-line ValueError for labels or images that cannot be trained on."""
-        for key in ("image", "label"):
+        for field in ("image_key", "label_key"):
+            key = getattr(self, field)
             if key not in batch:
                 raise ValueError(
-                    f"the batch has no {key!r}, only {sorted(batch)}; rename the "
-                    "feature in data.transforms"
+                    f"the batch has no {key!r}, only {sorted(batch)}; set task.{field}"
                 )
-        image, label = np.asarray(batch["image"]), np.asarray(batch["label"])
+        image, label = (
+            np.asarray(batch[self.image_key]),
+            np.asarray(batch[self.label_key]),
+        )
         if image.ndim != 4:
             raise ValueError(
                 f"image has shape {image.shape}; expected [batch, height, width, channels]"
@@ -118,16 +124,16 @@ class Classification(Task):
 
     def prepare(self, batch: Batch, *, rng: jax.Array, train: bool) -> Batch:
         """Normalises images; in training also makes smoothed and mixed `target`s."""
-        image = batch["image"]
+        image = batch[self.image_key]
         if jnp.issubdtype(image.dtype, jnp.integer):
             image = image.astype(jnp.float32) / 255
         mean, std = np.float32(self.mean), np.float32(self.std)
         image = (image.astype(jnp.float32) - mean) / std
-        batch = {**batch, "image": image}
+        batch = {**batch, self.image_key: image}
         if train and (self.mixing is not None or self.label_smoothing):
             target = self._target(batch)
             if self.mixing is not None:
-                batch["image"], target = self.mixing(
+                batch[self.image_key], target = self.mixing(
                     image, target, rng=rng, mask=batch.get("mask")
                 )
             smoothing = self.label_smoothing
@@ -135,7 +141,7 @@ class Classification(Task):
         return batch
 
     def inputs(self, batch: Batch) -> tuple:
-        return (batch["image"],)
+        return (batch[self.image_key],)
 
     def loss(
         self, outputs: jax.Array, batch: Batch
@@ -152,7 +158,7 @@ class Classification(Task):
             target = jnp.where(mask[:, None], target, 0)
         cross_entropy = sigmoid_cross_entropy if self.sigmoid else softmax_cross_entropy
         metrics = {"loss": Mean.of(cross_entropy(logits, target), mask)}
-        if batch["label"].ndim == 2:
+        if batch[self.label_key].ndim == 2:
             guess = logits.argmax(-1, keepdims=True)
             share = jnp.take_along_axis(target, guess, axis=-1)[..., 0]
             right = (share >= target.max(-1)) & (share > 0)
@@ -168,22 +174,22 @@ class Classification(Task):
         """float32 [B, K]: the weight of every class."""
         if "target" in batch:
             return batch["target"]
-        label = batch["label"]
+        label = batch[self.label_key]
         if label.ndim == 2:
             return label.astype(jnp.float32)
         return jax.nn.one_hot(label, self.model.num_classes, dtype=jnp.float32)
 
     def pictures(self, outputs: Any, batch: Batch) -> dict[str, np.ndarray]:
         """`predictions`: the first images with the guess, green where it is right."""
-        real = np.asarray(batch.get("mask", np.ones(len(batch["image"]), bool)))
+        real = np.asarray(batch.get("mask", np.ones(len(batch[self.image_key]), bool)))
         if not real.any():
             return {}
-        image = np.asarray(batch["image"])[real]
+        image = np.asarray(batch[self.image_key])[real]
         if image.dtype != np.uint8:
             image = visualize.denormalize(image, self.mean, self.std)
         logits = np.asarray(outputs, np.float32)[real]
         guess = logits.argmax(-1)
-        label = np.asarray(batch.get("target", batch["label"]))[real]
+        label = np.asarray(batch.get("target", batch[self.label_key]))[real]
         if label.ndim == 2:
             # Of several labels, show the guess if it is one, else the first.
             hit = np.take_along_axis(label, guess[:, None], axis=-1)[:, 0] > 0.5

@@ -221,7 +221,7 @@ def broken(**changes):
         (broken(label=np.zeros(6, np.float32)), "labels are float32"),
         (broken(image=np.zeros((6, 4, 4), np.uint8)), r"\(6, 4, 4\)"),
         (broken(image=np.zeros((6, 4, 4, 1), np.uint8)), "3 values for images of 1"),
-        ({"image": np.zeros((6, 4, 4, 3), np.uint8)}, "no 'label'"),
+        ({"image": np.zeros((6, 4, 4, 3), np.uint8)}, "no 'label'.*task.label_key"),
     ],
 )
 def test_check_names_the_value_and_the_remedy(batch, message):
@@ -237,6 +237,25 @@ def test_check_accepts_good_batches_and_ignores_padding():
     task.check({**make_batch(), "label": np.arange(6) + 4})
     mask = np.arange(6) < 4
     task.check(broken(label=np.array([0, 1, 9, 3, -1, 99]), mask=mask))
+
+
+def test_other_names_for_image_and_label():
+    batch = make_batch()
+    renamed = {"x": batch["image"], "y": batch["label"]}
+    plain = Classification(model=Linear(10))
+    task = Classification(model=Linear(10), image_key="x", label_key="y")
+    task.check(renamed)
+    params, _ = plain.init(jax.random.key(0), batch)
+    losses = [
+        t.loss(*t.apply(params, {}, b, rng=jax.random.key(0), train=False)[:2])[0]
+        for t, b in ((plain, batch), (task, renamed))
+    ]
+    assert losses[0] == losses[1]
+    logits = random_logits()
+    np.testing.assert_array_equal(
+        task.pictures(logits, renamed)["predictions"],
+        plain.pictures(logits, batch)["predictions"],
+    )
 
 
 @pytest.mark.parametrize(
