@@ -195,7 +195,10 @@ def _rows(
 
 
 def _row(key: tuple, members: list, show_dtype: bool) -> tuple[str, str, str, str, str]:
-    name, dtype, shape, spec = key
+    name, dtype, _, spec = key
+    path, leaf, own_spec = members[0]
+    if dtype is None and len(members) == 1:
+        name, dtype, spec = path, str(leaf.dtype), own_spec
     if dtype is None:
         what = f"{len(members)} arrays"
         specs = sorted({spec for _, _, spec in members})
@@ -203,6 +206,6 @@ def _row(key: tuple, members: list, show_dtype: bool) -> tuple[str, str, str, st
     else:
         times = f" x {len(members)}" if len(members) > 1 else ""
         prefix = f"{dtype} " if show_dtype else ""
-        what = f"{prefix}{list(shape)}{times}"
+        what = f"{prefix}{list(leaf.shape)}{times}"
     leaves = [leaf for _, leaf, _ in members]
     return name, what, f"{count(leaves):,}", bytes_text(nbytes(leaves)), spec

@@ -110,6 +110,9 @@ def test_rows_are_bounded_by_summing_modules():
     text = render(parameters.parameter_table(params, max_rows=10))
     assert row(text, "stage_c") == "10 arrays 172 688 B"
     assert len([line for line in text.splitlines() if "arrays" in line]) == 8 + 2
+    single = {"a": {"b": {"kernel": shape(3)}}, "c": encoder()}
+    text_of_one = render(parameters.parameter_table(single, depth=1))
+    assert row(text_of_one, "a/b/kernel") == "[3] 3 12 B"
     by_hand = render(parameters.parameter_table(params, depth=1))
     assert by_hand == text
 
