@@ -48,7 +48,7 @@ class Order:
 # Grain's MapDataset.shuffle holds no list, but takes 20 us an example for 1 500 examples
 # and 5 ms for four: it draws from 2**16 places until one is in range. A list costs 4
 # bytes an example and, for ImageNet, 15 ms an epoch.
-@functools.lru_cache(maxsize=3)
+@functools.lru_cache(maxsize=4)
 def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
     key = np.array([seed, SHUFFLING], np.uint64)
     counter = np.array([0, 0, 0, epoch], np.uint64)

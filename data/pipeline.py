@@ -42,8 +42,8 @@ class Pipeline:
         keys: fields of the batches; None: all that are numbers (text and bytes stay
             behind).
         shuffle: training batches take the examples in a new order every epoch.
-        cache: keep the examples in memory as they are stored, once read (each worker
-            process its own copy).
+        cache: keep the examples in memory as they are stored, once read. (Each worker
+            process keeps its own, as long as it lives: until its iterator is closed.)
         on_error: 'raise' stops at an example that cannot be read and names it. 'skip'
             takes the next readable one of the source instead (in evaluation, masks its
             row) and counts it.
@@ -111,8 +111,10 @@ class Pipeline:
             An iterator; field -> array [batch_size / n, ...], in memory of its own.
 
         Raises:
-            ValueError: if the parts cannot be equal.
+            ValueError: if the parts cannot be equal, or the seed is out of range.
         """
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"seed must lie in 0..2**64-1, not {seed}")
         size = _part_size(batch_size, shard)
         order = Order(len(self), seed if self.shuffle else None)
         loader = BatchLoader(

@@ -18,7 +18,7 @@ import numpy as np
 from vision.decode import pixels
 
 # The fourteen of the paper.
-OPERATIONS = (
+PAPER = (
     "Identity",
     "AutoContrast",
     "Equalize",
@@ -34,6 +34,8 @@ OPERATIONS = (
     "TranslateX",
     "TranslateY",
 )
+# The sixteen of the authors' code, with which recipes for ImageNet were found.
+CODE = (*PAPER[1:], "Invert", "Cutout", "SolarizeAdd")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +45,9 @@ class RandAugment:
     Args:
         num_layers: how many.
         magnitude: strength, 0..30; the figures below are for 10.
-        operations: names to draw from: those of the paper by default; 'Invert',
-            'Cutout' and 'SolarizeAdd' exist besides (the authors' code has them, and no
-            'Identity').
+        operations: names to draw from; or 'paper' for its fourteen, 'code' for the
+            sixteen of the authors' code: 'Invert', 'Cutout' and 'SolarizeAdd' besides,
+            no 'Identity'.
         increasing: in the authors' code some operations grow weaker, or turn from dark
             to bright, as the magnitude grows. If True, all grow stronger, up or down at
             random, as in later libraries.
@@ -55,13 +57,13 @@ class RandAugment:
 
     num_layers: int = 2
     magnitude: float = 9
-    operations: tuple[str, ...] = OPERATIONS
+    operations: str | tuple[str, ...] = "paper"
     increasing: bool = False
     fill: int = 128
     key: str = "image"
 
     def __post_init__(self):
-        for name in self.operations:
+        for name in self.names:
             if name not in _OPERATIONS:
                 raise ValueError(
                     f"unknown operation {name!r}; there are: {', '.join(_OPERATIONS)}"
@@ -71,10 +73,20 @@ class RandAugment:
 
     def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> dict:
         image = pixels(example, self.key)
+        names = self.names
         for _ in range(self.num_layers):
-            name = self.operations[rng.integers(len(self.operations))]
+            name = names[rng.integers(len(names))]
             image = _OPERATIONS[name](image, self, rng).reshape(image.shape)
         return {**example, self.key: image}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The operations to draw from."""
+        if isinstance(self.operations, str):
+            return {"paper": PAPER, "code": CODE}.get(
+                self.operations, (self.operations,)
+            )
+        return self.operations
 
     @property
     def strength(self) -> float:

@@ -1,4 +1,5 @@
 import functools
+import threading
 
 import numpy as np
 import pytest
@@ -169,6 +170,9 @@ def test_what_cannot_be_split_or_is_empty_is_refused():
             make(batch_size=0)
         with pytest.raises(ValueError, match="shard 2 of 2"):
             make(batch_size=10, shard=(2, 2))
+    for seed in (-1, 2**64):
+        with pytest.raises(ValueError, match=f"seed .* not {seed}"):
+            pipeline.train_batches(batch_size=10, seed=seed)
     with pytest.raises(ValueError, match="has no examples"):
         Pipeline(Synthetic({"label": Label(2)}, 0))
     with pytest.raises(ValueError, match="'ignore'"):
@@ -176,8 +180,6 @@ def test_what_cannot_be_split_or_is_empty_is_refused():
 
 
 def test_closing_stops_the_threads():
-    import threading
-
     before = set(threading.enumerate())
     pipeline = Pipeline(
         Synthetic({"image": Image(4, 4), "label": Label(2)}, 8), num_threads=3

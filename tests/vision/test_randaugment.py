@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from data.features import Image
-from vision.randaugment import OPERATIONS
+from vision.randaugment import CODE, PAPER
 from vision.transforms import RandAugment
 
-EXTRA = ("Invert", "Cutout", "SolarizeAdd")
+ALL = sorted({*PAPER, *CODE})
 
 
 def apply(image, name, magnitude=10.0, seed=0, **fields):
@@ -24,7 +24,7 @@ def close(found, expected, tolerance=1):
     np.testing.assert_allclose(found.astype(float), expected, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", OPERATIONS + EXTRA)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("magnitude", [0, 5, 15, 30])
 def test_every_operation_keeps_shape_and_type(name, channels, magnitude):
@@ -33,7 +33,7 @@ def test_every_operation_keeps_shape_and_type(name, channels, magnitude):
     assert (found.shape, found.dtype) == (image.shape, np.uint8)
 
 
-@pytest.mark.parametrize("name", OPERATIONS + EXTRA)
+@pytest.mark.parametrize("name", ALL)
 def test_every_operation_but_one_does_something(name):
     image = photo() // 2 + 9
     found = apply(image, name, 4)
@@ -155,6 +155,13 @@ def test_layers_are_drawn_independently():
         for s in range(200)
     ]
     assert 70 < found.count(255) < 130  # one of two inverts, not both
+
+
+def test_the_published_sets_have_names():
+    assert RandAugment().names == PAPER
+    assert RandAugment(operations="code").names == CODE
+    assert (len(set(PAPER)), len(set(CODE)), len(ALL)) == (14, 16, 17)
+    assert RandAugment(operations=("Invert",)).names == ("Invert",)
 
 
 def test_wrong_settings_are_refused():
