@@ -45,7 +45,7 @@ def get_config():
             learning_rate=dict(
                 type="training.optimizer.warmup_cosine",
                 peak=3e-3,
-                warmup_steps=100,
+                warmup_steps=total_steps // 20,
                 total_steps=total_steps,
             ),
             weight_decay=0.05,

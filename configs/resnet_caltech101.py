@@ -48,7 +48,7 @@ def get_config():
             learning_rate=dict(
                 type="training.optimizer.warmup_cosine",
                 peak=0.05,
-                warmup_steps=30,
+                warmup_steps=total_steps // 15,
                 total_steps=total_steps,
             ),
             momentum=0.9,

@@ -56,7 +56,7 @@ def get_config(epochs="10"):
     ramp = dict(
         type="training.optimizer.warmup_linear",
         peak=0.2,
-        warmup_steps=2 * steps_per_epoch,
+        warmup_steps=total_steps // 5,
         total_steps=total_steps,
     )
     config.optimizer = dict(

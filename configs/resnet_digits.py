@@ -44,7 +44,7 @@ def get_config():
             learning_rate=dict(
                 type="training.optimizer.warmup_cosine",
                 peak=0.1,
-                warmup_steps=50,
+                warmup_steps=total_steps // 20,
                 total_steps=total_steps,
             ),
             momentum=0.9,

@@ -66,7 +66,7 @@ def get_config(epochs="200"):
             learning_rate=dict(
                 type="training.optimizer.warmup_cosine",
                 peak=1e-3,
-                warmup_steps=5 * steps_per_epoch,
+                warmup_steps=total_steps // 40,
                 total_steps=total_steps,
             ),
             weight_decay=0.05,

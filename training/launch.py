@@ -165,7 +165,8 @@ def set_up() -> None:
         RunError: the processes of a multi-process run do not meet.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    for name in ("absl", "jax"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     log = logging.getLogger("tessera")
     if not log.handlers:
         handler = logging.StreamHandler()

@@ -48,7 +48,7 @@ def train(
         RunError: in one line, whatever a person must mend.
     """
     config = configs.plain(config)
-    run = Run.from_config(config)
+    run = Run.from_config(config, traced=profile is not None)
     prepare_workdir(config, workdir)
     experiment = run.experiment
     checkpointer = checkpoint.Checkpointer(
@@ -58,8 +58,7 @@ def train(
         best_mode=experiment.best_mode,
     )
     try:
-        profiler = _profiler(profile, workdir)
-        trainer = Trainer(config, run, workdir, checkpointer, profiler)
+        trainer = Trainer(config, run, workdir, checkpointer, profile)
         with trainer.writer:
             return trainer.run_to_end()
     except OSError as error:
@@ -69,14 +68,6 @@ def train(
         ) from error
     finally:
         checkpointer.close()
-
-
-def _profiler(profile: tuple[int, int] | None, workdir: pathlib.Path) -> Any:
-    if profile is None:
-        return None
-    from training import profiling  # slow to import, rarely wanted
-
-    return profiling.Profiler(*profile, workdir)
 
 
 def prepare_workdir(config: Mapping[str, Any], workdir: pathlib.Path) -> None:
@@ -157,11 +148,11 @@ class Trainer:
         run: Run,
         workdir: pathlib.Path,
         checkpointer: checkpoint.Checkpointer,
-        profiler: Any = None,
+        profile: tuple[int, int] | None = None,
     ):
         self._run, self._experiment = run, run.experiment
         self._config, self._workdir = config, workdir
-        self._checkpointer, self._profiler = checkpointer, profiler
+        self._checkpointer = checkpointer
         self._window = None  # metrics since the last log
         self._pending = None  # (step, metrics) not read yet
         self._latest = {}  # metrics of the last evaluation
@@ -177,6 +168,7 @@ class Trainer:
             active=active,
             **model_flops(run),
         )
+        self._profiler = self._make_profiler(profile, active) if profile else None
         if active:
             self._introduce()
 
@@ -194,6 +186,18 @@ class Trainer:
             self._window = {k: metric_types.Mean(*v) for k, v in window.items()}
         self._latest = restored.metrics
         return restored.state, restored.step
+
+    def _make_profiler(self, profile: tuple[int, int], active: bool) -> Any:
+        from training import profiling  # rarely wanted
+
+        run = self._run
+        return profiling.Profiler(
+            *profile,
+            self._workdir,
+            program=lambda: run.update.lower(run.shapes, run.batch).compile().as_text(),
+            show=self._progress.message,
+            active=active,
+        )
 
     def _introduce(self) -> None:
         environment.write(
@@ -223,6 +227,8 @@ class Trainer:
                     self._steps(self._batches, stop)
                 finally:
                     self._batches.close()
+                    if self._profiler:
+                        self._profiler.close()
             self._checkpointer.wait()
         if jax.process_index() == 0:
             self._summarize(stopped=stop.exit_code is not None)

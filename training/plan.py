@@ -66,7 +66,7 @@ def _costs(run: Run, compiled: Any) -> list[tuple[str, str, str]]:
     ]
     moved = collectives.bytes_moved(compiled.as_text())
     for kind, count in sorted(moved.items()):
-        rows.append((f"{kind} a step", gib(count), "bytes of the results, a device"))
+        rows.append((f"{kind} a step", gib(count), "bytes of the messages, a device"))
     if not moved:
         rows.append(("collectives", "none", "one device"))
     return rows

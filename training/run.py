@@ -25,17 +25,23 @@ class Run:
         layout: where arrays live.
         batch: tree of `jax.ShapeDtypeStruct`; one global batch.
         shapes: tree of `jax.ShapeDtypeStruct`; the state.
+        traced: the update is compiled so that the profiler sees its operations.
     """
 
     experiment: configs.Experiment
     layout: sharding.Layout
     batch: Any
     shapes: states.TrainState
+    traced: bool = False
     _compiled: dict = dataclasses.field(default_factory=dict, repr=False)
 
     @classmethod
     def from_config(
-        cls, config: Mapping[str, Any], devices: list[jax.Device] | None = None
+        cls,
+        config: Mapping[str, Any],
+        devices: list[jax.Device] | None = None,
+        *,
+        traced: bool = False,
     ) -> "Run":
         """Builds a config.
 
@@ -53,7 +59,7 @@ class Run:
         except (ValueError, OSError) as error:
             raise ConfigError(first_line(error)) from error
         shapes = cls._shapes(experiment, batch)
-        run = cls(experiment, layout, batch, shapes)
+        run = cls(experiment, layout, batch, shapes, traced)
         run._check_rules()
         return run
 
@@ -92,7 +98,9 @@ class Run:
     def compiler_options(self) -> dict[str, Any]:
         """The XLA options of the update on this backend."""
         return compilation.compiler_options(
-            self.experiment.compiler_options, devices=self.layout.mesh.size
+            self.experiment.compiler_options,
+            devices=self.layout.mesh.size,
+            traced=self.traced,
         )
 
     def init(self) -> states.TrainState:
