@@ -17,6 +17,7 @@ import numpy as np
 
 from vision.decode import (
     Box,
+    JpegHeader,
     convert_channels,
     decode,
     decode_box,
@@ -76,34 +77,48 @@ class Decode:
 
 @dataclasses.dataclass(frozen=True)
 class Resize:
-    """To a given size, or to a given shorter side.
+    """To a given size, or to a given shorter side. Decodes too.
+
+    A JPEG picture of at least twice the size is decoded at a fraction of its own.
 
     Args:
         size: the shorter side (the other follows), or (height, width).
         interpolation: 'area' averages what falls into a pixel, and is linear when
             enlarging; or 'linear', 'cubic', 'nearest', which take the nearest few.
-        key: the field.
+        channels: of what is decoded, as for `Decode`.
+        key: the field: encoded bytes or uint8 [H, W, C].
     """
 
     size: Size
     interpolation: str = "area"
+    channels: int = 3
     key: str = "image"
 
     def __post_init__(self):
         _check_interpolation(self.interpolation)
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        image = pixels(example, self.key)
-        if isinstance(self.size, int):
-            height, width = image.shape[:2]
-            scale = self.size / min(height, width)
-            size = (
-                max(self.size, round(height * scale)),
-                max(self.size, round(width * scale)),
-            )
+        image = example[self.key]
+        header = _header(image)
+        if header is not None:
+            size = self.target(header.height, header.width)
+            whole = Box(0, 0, header.height, header.width)
+            image = decode_box(image, header, whole, self.channels, least=size)
         else:
-            size = self.size
+            if isinstance(image, bytes):
+                image = decode(image, self.channels)
+            size = self.target(*image.shape[:2])
         return {**example, self.key: resize(image, size, self.interpolation)}
+
+    def target(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) that a picture of this height and width becomes."""
+        if not isinstance(self.size, int):
+            return tuple(self.size)
+        scale = self.size / min(height, width)
+        return (
+            max(self.size, round(height * scale)),
+            max(self.size, round(width * scale)),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,8 +174,8 @@ class RandomResizedCrop:
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         image, size = example[self.key], _pair(self.size)
-        header = read_jpeg_header(image) if isinstance(image, bytes) else None
-        if header is not None and header.components in (1, 3):
+        header = _header(image)
+        if header is not None:
             box = self.box(header.height, header.width, rng)
             crop = decode_box(image, header, box, self.channels, least=size)
         else:
@@ -290,6 +305,12 @@ def resize(image: np.ndarray, size: tuple[int, int], interpolation: str) -> np.n
         image, (width, height), interpolation=_INTERPOLATIONS[interpolation]
     )
     return resized.reshape(height, width, image.shape[2])
+
+
+def _header(image: Any) -> JpegHeader | None:
+    """Of a JPEG file whose parts can be decoded."""
+    header = read_jpeg_header(image) if isinstance(image, bytes) else None
+    return header if header is not None and header.components in (1, 3) else None
 
 
 def _pair(size: Size) -> tuple[int, int]:
