@@ -80,19 +80,15 @@ def dot_product_attention(
             dropout_rng=dropout_rng,
         )
         return (output, weights()) if return_weights else output
-    output = jax.nn.dot_product_attention(
+    return _jax_attention(
         query,
         key,
         value,
-        bias=bias,
         mask=mask,
-        is_causal=causal,
+        bias=bias,
+        causal=causal,
         implementation=implementation,
     )
-    if mask is None:
-        return output
-    allowed = combine_masks(mask, _causal(causal, query, key)).any(-1)  # [B, N, T]
-    return jnp.where(allowed.swapaxes(1, 2)[..., None], output, 0)
 
 
 def _choose(implementation: str | None, drops: bool, return_weights: bool) -> str:
@@ -123,6 +119,23 @@ def _causal(causal: bool, query: jax.Array, key: jax.Array) -> jax.Array | None:
         return None
     T, S = query.shape[1], key.shape[1]
     return causal_mask(max(T, S))[:, :, :T, :S]
+
+
+def _jax_attention(query, key, value, *, mask, bias, causal, implementation):
+    """That of JAX, with zeros for queries that may attend nowhere."""
+    output = jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        bias=bias,
+        mask=mask,
+        is_causal=causal,
+        implementation=implementation,
+    )
+    if mask is None:
+        return output
+    allowed = combine_masks(mask, _causal(causal, query, key)).any(-1)  # [B, N, T]
+    return jnp.where(allowed.swapaxes(1, 2)[..., None], output, 0)
 
 
 def _einsum_attention(query, key, value, *, mask, bias, dropout_rate, dropout_rng):

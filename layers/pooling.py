@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 Padding = str | int | Sequence[tuple[int, int]]
@@ -24,7 +23,7 @@ def max_pool(
 
     Why faster: the gradient that JAX derives searches every window for its largest value
     again, with its index, in a loop that XLA on CPU does not vectorise; here the position
-    is kept as a byte by the forward pass, and the gradient is sums of shifted slices.
+    is a byte that comes of comparing shifted slices, and the gradient is sums of slices.
 
     Of equal values the first, in row-major order, receives the gradient, as in JAX and
     torch. Reverse-mode differentiation only.
@@ -180,7 +179,7 @@ def _split_phases(x, window, strides, padding):
             spatial, padding, lengths, strides, strict=True
         )
     ]
-    lowest = jnp.asarray(-np.inf, x.dtype)
+    lowest = jnp.asarray(-jnp.inf, x.dtype)
     x = lax.pad(x, lowest, [(0, 0, 0), *pads, (0, 0, 0)])
     split = itertools.chain(*zip(lengths, strides, strict=True))
     return x.reshape(x.shape[0], *split, x.shape[-1]), sizes

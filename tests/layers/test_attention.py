@@ -82,22 +82,19 @@ def test_gradient_is_that_of_the_plain_softmax():
         def ours(query, key, value, bias):
             return dot_product_attention(query, key, value, mask=mask, bias=bias)
 
-        arguments = (*inputs(dtype=np.float64), bias)
-        value, gradients = zip(
-            *(
-                (
-                    f(*arguments),
-                    jax.grad(lambda *a, f=f: jnp.sin(f(*a)).sum(), (0, 1, 2, 3))(
-                        *arguments
-                    ),
-                )
-                for f in (ours, plain)
-            ),
-            strict=True,
+        def value_and_gradients(attend):
+            def scalar(*arguments):
+                output = attend(*arguments)
+                return jnp.sin(output).sum(), output
+
+            gradient = jax.grad(scalar, argnums=(0, 1, 2, 3), has_aux=True)
+            return jax.jit(gradient)(*inputs(dtype=np.float64), bias)
+
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12),
+            value_and_gradients(ours),
+            value_and_gradients(plain),
         )
-        for a, b in zip(*map(jax.tree.leaves, gradients), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
-        np.testing.assert_allclose(*value, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("implementation", ["einsum", "xla"])
@@ -114,7 +111,8 @@ def test_queries_that_may_attend_nowhere_give_zeros_and_finite_gradients(
 
     output = run(query, key, value)
     assert (output[1, 3] == 0).all() and (output[1, 2] != 0).all()
-    gradients = jax.grad(lambda *a: (run(*a) + 1).prod(), (0, 1, 2))(query, key, value)
+    scalar = jax.jit(jax.grad(lambda *a: (run(*a) + 1).prod(), (0, 1, 2)))
+    gradients = scalar(query, key, value)
     assert all(np.isfinite(g).all() for g in gradients)
     assert (gradients[0][1, 3] == 0).all()
 
@@ -187,8 +185,8 @@ MEMORY = jax.random.normal(jax.random.key(2), (B, S, 6))
 def test_layer_equals_linens(memory):
     ours = MultiHeadAttention(N)
     linen = nn.MultiHeadDotProductAttention(N)
-    variables = ours.init(KEY, X, memory)
-    shapes = jax.tree.map(jnp.shape, linen.init(KEY, X, memory))
+    variables = jax.jit(ours.init)(KEY, X, memory)
+    shapes = jax.tree.map(jnp.shape, jax.eval_shape(linen.init, KEY, X, memory))
     assert jax.tree.map(jnp.shape, variables) == shapes
     mask = jax.random.bernoulli(KEY, 0.7, (B, 1, T, T if memory is None else S))
     mask = mask.at[..., 0].set(True)
@@ -202,7 +200,7 @@ def test_layer_equals_linens(memory):
 
 def test_layer_without_mask_or_positions_commutes_with_permutations():
     layer = MultiHeadAttention(N)
-    variables = layer.init(KEY, X)
+    variables = jax.jit(layer.init)(KEY, X)
     order = jnp.array([3, 0, 4, 1, 2])
     np.testing.assert_allclose(
         layer.apply(variables, X[:, order]),
@@ -235,8 +233,9 @@ def test_layer_shapes_are_fields():
 
 def test_layer_drops_weights_only_in_training_and_by_key():
     layer = MultiHeadAttention(N, dropout_rate=0.5)
-    variables = layer.init(KEY, X)
+    variables = jax.jit(layer.init)(KEY, X)
 
+    @jax.jit
     def run(key):
         return layer.apply(
             variables, X, train=True, return_weights=True, rngs={"dropout": key}

@@ -69,10 +69,11 @@ def test_batch_norm_has_value_and_gradient_of_the_definition(masked, devices):
             assert np.abs(a - b).max() <= 1e-10 * max(1, np.abs(b).max())
 
 
-def train_step(layer, variables, x, **kwargs):
+@functools.partial(jax.jit, static_argnums=0)
+def train_step(layer, variables, x, mask=None):
     """(y, updated statistics) in training."""
     y, updated = layer.apply(
-        variables, x, use_running_average=False, mutable=["batch_stats"], **kwargs
+        variables, x, use_running_average=False, mask=mask, mutable=["batch_stats"]
     )
     return y, updated["batch_stats"]
 
@@ -80,7 +81,7 @@ def train_step(layer, variables, x, **kwargs):
 def test_padded_rows_change_nothing_for_the_others():
     x = jax.random.normal(KEY, (6, 4, 4, 3))
     layer = BatchNorm()
-    variables = layer.init(KEY, x, use_running_average=False)
+    variables = jax.jit(layer.init, static_argnums=2)(KEY, x, False)
     alone, stats = train_step(layer, variables, x[:4])
     padded, padded_stats = train_step(
         layer, variables, x.at[4:].set(1e3), mask=jnp.arange(6) < 4
@@ -96,14 +97,14 @@ def test_padded_rows_change_nothing_for_the_others():
 def test_batch_of_padding_leaves_the_statistics_and_finite_gradients():
     x = jax.random.normal(KEY, (4, 2, 2, 3))
     layer, mask = BatchNorm(), jnp.zeros(4, bool)
-    variables = layer.init(KEY, x, use_running_average=False)
+    variables = jax.jit(layer.init, static_argnums=2)(KEY, x, False)
     variables["batch_stats"]["mean"] += 0.3
 
     def scalar(x):
         y, stats = train_step(layer, variables, x, mask=mask)
         return (y**2).sum(), (y, stats)
 
-    gradient, (y, stats) = jax.grad(scalar, has_aux=True)(x)
+    gradient, (y, stats) = jax.jit(jax.grad(scalar, has_aux=True))(x)
     assert np.isfinite(y).all() and np.isfinite(gradient).all()
     jax.tree.map(np.testing.assert_array_equal, stats, variables["batch_stats"])
 
@@ -118,7 +119,7 @@ def test_masks_as_linen_wants_them_mean_the_same():
     x = jax.random.normal(KEY, (4, 5, 3))
     mask = jax.random.bernoulli(KEY, 0.5, (4, 5))
     layer, linen = BatchNorm(), nn.BatchNorm(momentum=0.9)
-    variables = layer.init(KEY, x, use_running_average=False)
+    variables = jax.jit(layer.init, static_argnums=2)(KEY, x, False)
     expected = train_step(linen, variables, x, mask=mask[..., None])
     for given in (mask, mask[..., None]):
         jax.tree.map(
@@ -149,7 +150,7 @@ def test_batch_norm_is_a_drop_in_for_linens(options, average):
 def test_half_precision_keeps_statistics_and_parameters_in_float32():
     x = 100 + jax.random.normal(KEY, (64, 4, 4, 2))
     layer = BatchNorm(dtype="bfloat16")
-    variables = layer.init(KEY, x, use_running_average=False)
+    variables = jax.jit(layer.init, static_argnums=2)(KEY, x, False)
     y, stats = train_step(layer, variables, x.astype(jnp.bfloat16))
     assert y.dtype == jnp.bfloat16
     for leaf in jax.tree.leaves((variables, stats)):
