@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 def get_config():
     config = ConfigDict()
     config.seed = 0
-    config.batch_size = 128
-    config.total_steps = 2000
+    config.batch_size = 64
+    config.total_steps = 4000
     total_steps = config.get_oneway_ref("total_steps")
 
     digits = dict(type="data.sources.Digits")
@@ -32,8 +32,8 @@ def get_config():
             num_layers=4,
             token_mlp_dim=64,
             channel_mlp_dim=128,
-            drop_path_rate=0.1,
         ),
+        mixing=dict(type="vision.ops.mixing.Mixup", alpha=0.3),
         label_smoothing=0.1,
         mean=(0.3,),
         std=(0.38,),
@@ -62,7 +62,7 @@ def get_config():
             ),
         )
     )
-    config.eval_steps = 500
-    config.checkpoint_steps = 500
+    config.eval_steps = 1000
+    config.checkpoint_steps = 1000
     config.best_metric = "eval/accuracy"
     return config

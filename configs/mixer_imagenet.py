@@ -36,7 +36,12 @@ def get_config(size="B/16"):
                 type="vision.transforms.RandomResizedCrop", size=224, area=(0.05, 1.0)
             ),
             dict(type="vision.transforms.RandomFlip"),
-            dict(type="vision.transforms.RandAugment", num_layers=2, magnitude=15),
+            dict(
+                type="vision.transforms.RandAugment",
+                num_layers=2,
+                magnitude=15,
+                operations="code",
+            ),
         ),
     )
     config.task = dict(

@@ -1,4 +1,4 @@
-"""ResNet-20 of He et al. (2015), section 4.2, on CIFAR-10, in a one-cycle half hour.
+"""ResNet-20 of He et al. (2015), section 4.2, on CIFAR-10, in half an hour.
 
 Command: TFDS_DATA_DIR=... python train.py --config=configs/resnet_cifar10.py
 The paper's own schedule (164 epochs, error 8.75 %): --config=configs/resnet_cifar10.py:164
@@ -9,7 +9,7 @@ Result: untested
 from ml_collections import ConfigDict
 
 
-def get_config(epochs="10"):
+def get_config(epochs="8"):
     config = ConfigDict()
     config.seed = 0
     config.batch_size = 128
@@ -46,7 +46,7 @@ def get_config(epochs="10"):
         std=(0.2470, 0.2435, 0.2616),
     )
     # Momentum and weight decay are the paper's; its staircase wants all 164 epochs, a
-    # linear ramp gets further in ten.
+    # linear ramp gets further in a few.
     steps_per_epoch = 50_000 // 128
     staircase = dict(
         type="training.optimizer.step_decay",

@@ -38,7 +38,12 @@ def get_config(epochs="200"):
             decode,
             dict(type="vision.transforms.PadAndCrop", padding=4),
             dict(type="vision.transforms.RandomFlip"),
-            dict(type="vision.transforms.RandAugment", num_layers=2, magnitude=9),
+            dict(
+                type="vision.transforms.RandAugment",
+                num_layers=2,
+                magnitude=9,
+                increasing=True,
+            ),
         ),
     )
     config.task = dict(

@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 def get_config():
     config = ConfigDict()
     config.seed = 0
-    config.batch_size = 128
-    config.total_steps = 2000
+    config.batch_size = 64
+    config.total_steps = 4000
     total_steps = config.get_oneway_ref("total_steps")
 
     digits = dict(type="data.sources.Digits")
@@ -32,9 +32,10 @@ def get_config():
             num_layers=4,
             num_heads=4,
             mlp_dim=128,
-            dropout_rate=0.1,
-            drop_path_rate=0.1,
+            pooling="average",
+            positions="sincos2d",
         ),
+        mixing=dict(type="vision.ops.mixing.Mixup", alpha=0.3),
         label_smoothing=0.1,
         mean=(0.3,),
         std=(0.38,),
@@ -63,7 +64,7 @@ def get_config():
             ),
         )
     )
-    config.eval_steps = 500
-    config.checkpoint_steps = 500
+    config.eval_steps = 1000
+    config.checkpoint_steps = 1000
     config.best_metric = "eval/accuracy"
     return config

@@ -41,7 +41,12 @@ def get_config(arg="S/16"):
                 type="vision.transforms.RandomResizedCrop", size=224, area=(0.05, 1.0)
             ),
             dict(type="vision.transforms.RandomFlip"),
-            dict(type="vision.transforms.RandAugment", num_layers=2, magnitude=10),
+            dict(
+                type="vision.transforms.RandAugment",
+                num_layers=2,
+                magnitude=10,
+                operations="code",
+            ),
         ),
     )
     pooling = dict(pooling="token")

@@ -111,8 +111,10 @@ def kill_after(arguments, workdir, step, number):
 
 @pytest.mark.parametrize("name", ["vit", "resnet"])
 def test_killed_twice_and_finished_equals_unbroken(tmp_path, name):
-    run(*digits(name, tmp_path / "unbroken"))
-    arguments = digits(name, tmp_path / "killed")
+    noise = ("dropout_rate", "attention_dropout_rate", "drop_path_rate")
+    flags = [f"--config.task.model.{field}=0.1" for field in noise if name == "vit"]
+    run(*digits(name, tmp_path / "unbroken", *flags))
+    arguments = digits(name, tmp_path / "killed", *flags)
     for step in (9, 15):
         code, output = kill_after(arguments, tmp_path / "killed", step, signal.SIGKILL)
         assert code == -signal.SIGKILL, output
