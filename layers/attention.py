@@ -70,25 +70,13 @@ def dot_product_attention(
     drops = dropout_rate > 0.0 and dropout_rng is not None
     implementation = _choose(implementation, drops, return_weights)
     if implementation == "einsum":
+        allowed = combine_masks(mask, _causal(causal, query, key))
+        rate = dropout_rate if drops else 0.0
         output, weights = _einsum_attention(
-            query,
-            key,
-            value,
-            mask=combine_masks(mask, _causal(causal, query, key)),
-            bias=bias,
-            dropout_rate=dropout_rate if drops else 0.0,
-            dropout_rng=dropout_rng,
+            query, key, value, allowed, bias, rate, dropout_rng
         )
         return (output, weights()) if return_weights else output
-    return _jax_attention(
-        query,
-        key,
-        value,
-        mask=mask,
-        bias=bias,
-        causal=causal,
-        implementation=implementation,
-    )
+    return _jax_attention(query, key, value, mask, bias, causal, implementation)
 
 
 def _choose(implementation: str | None, drops: bool, return_weights: bool) -> str:
@@ -121,7 +109,7 @@ def _causal(causal: bool, query: jax.Array, key: jax.Array) -> jax.Array | None:
     return causal_mask(max(T, S))[:, :, :T, :S]
 
 
-def _jax_attention(query, key, value, *, mask, bias, causal, implementation):
+def _jax_attention(query, key, value, mask, bias, causal, implementation):
     """That of JAX, with zeros for queries that may attend nowhere."""
     output = jax.nn.dot_product_attention(
         query,
@@ -138,7 +126,7 @@ def _jax_attention(query, key, value, *, mask, bias, causal, implementation):
     return jnp.where(allowed.swapaxes(1, 2)[..., None], output, 0)
 
 
-def _einsum_attention(query, key, value, *, mask, bias, dropout_rate, dropout_rng):
+def _einsum_attention(query, key, value, mask, bias, dropout_rate, dropout_rng):
     """The reference: (output [B, T, N, H], a function returning weights [B, N, T, S]).
 
     Why transposed first: XLA on CPU computes products batched over the leading dimensions
