@@ -9,6 +9,7 @@ import dataclasses
 import logging
 import pathlib
 import shutil
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,6 +61,7 @@ class Checkpointer:
         self._keep = keep
         self._read_only = read_only
         self._fingerprint = None
+        _ignore_closed_loops()
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
@@ -299,6 +301,27 @@ class Checkpointer:
             f"{name} could not be written to {self._folder}: {what}; "
             f"{self.describe_latest()}; free space and run the same command again"
         )
+
+
+def _ignore_closed_loops() -> None:
+    """Keeps orbax's echoes off the terminal.
+
+    When one array of a checkpoint cannot be read, the reads of all others still report to
+    an event loop that is gone by then, each with a trace of its own. The error itself has
+    been raised.
+    """
+    previous = sys.unraisablehook
+    if getattr(previous, "ignores_closed_loops", False):
+        return
+
+    def hook(unraisable):
+        error = unraisable.exc_value
+        if isinstance(error, RuntimeError) and "Event loop is closed" in str(error):
+            return
+        previous(unraisable)
+
+    hook.ignores_closed_loops = True
+    sys.unraisablehook = hook
 
 
 class UntrustedError(errors.RunError):
