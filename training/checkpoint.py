@@ -65,9 +65,9 @@ class Checkpointer:
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
-        # orbax logs every save at INFO and every rejected folder with its trace.
+        # orbax logs every save, and every error with its trace before it raises it.
         for name in ("absl", "orbax"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         kinds = ocp.checkpoint_managers
         policies = [kinds.LatestN(self._keep)]
         options = {}
