@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "training"))  # toy_experiment, for dotted paths
+# toy_experiment, for dotted paths; test_configs, for loading them.
+sys.path[:0] = [str(ROOT / "tests" / "training"), str(ROOT / "tests")]
 
 
 def _optional_folder(variable: str, name: str) -> pathlib.Path:
