@@ -303,11 +303,20 @@ def main() -> int:
         if options.out:  # After every model: an interrupted run is not lost.
             text = json.dumps(result, indent=1) + "\n"
             pathlib.Path(options.out).write_text(text)
+    measured = any(
+        seconds(contestant)
+        for model in result["models"].values()
+        for contestant in model["contestants"].values()
+    )
     where = f"CPU, cores: {options.cores or os.cpu_count()}; not measured on a GPU"
-    print(f"\n{options.dtype}, {'one GPU' if options.device == 'gpu' else where}")
+    if options.device == "gpu":
+        where = "one GPU" if measured else "not measured on a GPU"
+    print(f"\n{options.dtype}, {where}")
     for name, title in PLANNED.items():
         print(f"{name}: {title}: not yet in the project")
-    return 0
+    if not measured:
+        print("no contestant made a step", file=sys.stderr)
+    return 0 if measured else 1
 
 
 if __name__ == "__main__":

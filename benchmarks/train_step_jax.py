@@ -30,6 +30,11 @@ def build(spec: Mapping[str, Any]) -> Trainer:
     Raises:
         RuntimeError: JAX does not find the device.
     """
+    if spec["device"] == "gpu":
+        try:
+            jax.devices("gpu")
+        except Exception as error:  # an AssertionError where the plugin is missing
+            raise RuntimeError("JAX finds no GPU") from error
     row = ROWS[spec["model"]]
     plain = spec["contestant"] == "linen"
     variants = [{}]
