@@ -3,6 +3,7 @@
 EXIT_FAILURE = 1
 # EX_TEMPFAIL of sysexits.h: "temporary failure, try again". A scheduler may requeue on it.
 EXIT_PREEMPTED = 75
+EXIT_INTERRUPTED = 130  # as shells report a program that Ctrl-C ended
 
 
 class RunError(Exception):

@@ -7,24 +7,21 @@ checkpoint.
 
 import dataclasses
 import json
-import logging
 import math
 import pathlib
-import signal
 import time
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import jax
 
 from training import checkpoint, environment, evaluation, flops, parameters, progress
 from training import config as configs
 from training import metrics as metric_types
-from training.errors import EXIT_PREEMPTED, RunError, first_line
+from training.errors import RunError, first_line
 from training.run import Run
+from training.signals import StopSignal
 from training.writer import Writer
-
-log = logging.getLogger("tessera")
 
 
 def train(
@@ -94,49 +91,6 @@ def prepare_workdir(config: Mapping[str, Any], workdir: pathlib.Path) -> None:
             configs.write(config, workdir)
         except OSError as error:
             raise RunError(f"cannot write to {workdir}: {first_line(error)}") from error
-
-
-class StopSignal:
-    """Turns SIGTERM and the first Ctrl-C into a wish to stop after the current step.
-
-    With `jax.distributed`, JAX's own preemption service makes all processes stop after
-    the same step.
-    """
-
-    def __init__(self):
-        self.exit_code = None
-        self._previous = {}
-
-    def __enter__(self) -> Self:
-        codes = {signal.SIGTERM: EXIT_PREEMPTED, signal.SIGINT: 130}
-        if jax.process_count() > 1:
-            codes.pop(signal.SIGTERM)
-        try:
-            for number, code in codes.items():
-                self._previous[number] = signal.signal(
-                    number,
-                    lambda *_, number=number, code=code: self._stop(number, code),
-                )
-        except ValueError:  # not the main thread: no handlers there
-            pass
-        return self
-
-    def _stop(self, number: int, code: int) -> None:
-        self.exit_code = code
-        signal.signal(number, signal.SIG_DFL)  # a second one stops at once
-
-    def __exit__(self, *_):
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def after(self, step: int) -> bool:
-        """Whether to stop after `step`; every process calls it at every step."""
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            if multihost_utils.reached_preemption_sync_point(step):
-                self.exit_code = EXIT_PREEMPTED
-        return self.exit_code is not None
 
 
 class Trainer:
