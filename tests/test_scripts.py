@@ -28,6 +28,7 @@ def environment():
 def run(script, *arguments, code=0, cwd=ROOT):
     done = subprocess.run(
         command(script, *arguments),
+        check=False,
         env=environment(),
         cwd=cwd,
         capture_output=True,
@@ -155,7 +156,11 @@ def test_list_and_help_answer_without_jax():
     assert "--workdir" in run("train.py", "--help", code=1).stdout
     script = "import sys; sys.argv = ['x']; import train; print('jax' in sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", script],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.stdout.strip() == "False", done.stderr
 
@@ -198,6 +203,7 @@ def test_training_needs_no_tensorflow_torch_or_pandas(tmp_path):
     )
     done = subprocess.run(
         [sys.executable, "-c", script],
+        check=False,
         cwd=ROOT,
         env=environment(),
         capture_output=True,

@@ -108,7 +108,8 @@ class Trainer:
         self._config, self._workdir = config, workdir
         self._checkpointer = checkpointer
         self._window = None  # metrics since the last log
-        self._pending = None  # (step, metrics) not read yet
+        self._unread = []  # (step, metrics) of the window, still on the device
+        self._settled = 0  # how many of them are known to be finite
         self._latest = {}  # metrics of the last evaluation
         self._batches = None
         self._learning_rate = learning_rate(config.get("optimizer"))
@@ -224,8 +225,8 @@ class Trainer:
                     self._state, metrics = run.update(self._state, batch)
             else:
                 self._state, metrics = run.update(self._state, batch)
-            self._read_pending()
-            self._pending = (step, metrics)
+            self._settle()
+            self._unread.append((step, metrics))
             self._progress.advance(step, data_wait=waited)
             stopping = stop.after(step)
             self._periodic(step, last=step == total, stopping=stopping)
@@ -241,7 +242,8 @@ class Trainer:
         )
         if not (evaluate or save):
             return
-        self._read_pending()
+        self._settle()
+        self._read()
         if last:
             self._log(step)
         if evaluate:
@@ -251,23 +253,41 @@ class Trainer:
             with self._progress.pause("saving"):
                 self._save(step, self._latest if evaluate else {})
 
-    def _read_pending(self) -> None:
-        """Takes in the metrics of the step before; waits for it, not for the next."""
-        if self._pending is None:
-            return
-        step, metrics = self._pending
-        self._pending = None
-        metrics = metric_types.on_host(metrics)
-        for name in ("loss", "gradient_norm"):
-            if name in metrics and not math.isfinite(value := metrics[name].total):
-                raise RunError(
-                    f"{name} is {value} at step {step}; "
-                    f"{self._checkpointer.describe_latest()}; lower the learning rate, "
-                    "clip gradients, or change the seed, in another --workdir"
-                )
-        self._window = metric_types.merge(self._window, metrics)
-        if step % self._experiment.log_steps == 0:
-            self._log(step)
+    def _settle(self) -> None:
+        """Waits for the step before, not for the one just dispatched, and looks at its
+        loss; writes the log if that step calls for it.
+
+        Only this one number is read at every step. Fetching all metrics as well would
+        take the processor from a step that runs on it.
+        """
+        for step, metrics in self._unread[self._settled :]:
+            self._require_finite(step, "loss", float(metrics["loss"].total))
+            self._settled += 1
+            if step % self._experiment.log_steps == 0:
+                self._read()
+                self._log(step)
+
+    def _read(self) -> None:
+        """Fetches the metrics of the settled steps into the window."""
+        taken, self._unread = (
+            self._unread[: self._settled],
+            self._unread[self._settled :],
+        )
+        self._settled = 0
+        found = metric_types.on_host([metrics for _, metrics in taken])
+        for (step, _), metrics in zip(taken, found, strict=True):
+            for name in ("loss", "gradient_norm"):
+                if name in metrics:
+                    self._require_finite(step, name, float(metrics[name].total))
+            self._window = metric_types.merge(self._window, metrics)
+
+    def _require_finite(self, step: int, name: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise RunError(
+                f"{name} is {value} at step {step}; "
+                f"{self._checkpointer.describe_latest()}; lower the learning rate, "
+                "clip gradients, or change the seed, in another --workdir"
+            )
 
     def _log(self, step: int) -> None:
         if self._window is None:

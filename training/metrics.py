@@ -85,9 +85,10 @@ def compute(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(metric.compute()) for name, metric in metrics.items()}
 
 
-def on_host(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Metrics of device scalars as metrics of float64, so that long sums stay exact.
+def on_host(metrics: Any) -> Any:
+    """Metrics of device scalars (a dict of them, or a list of dicts) as metrics of
+    float64, so that long sums stay exact.
 
     Waits for the device.
     """
-    return jax.tree.map(np.float64, jax.device_get(dict(metrics)))
+    return jax.tree.map(np.float64, jax.device_get(metrics))
