@@ -1,9 +1,9 @@
 """LeNet-5 learns handwritten digits (scikit-learn's, 8x8), as in 1998 but smaller.
 
 Command: python train.py --config=configs/lenet_digits.py
-Hardware: 2 CPU cores.
+Hardware: 2 shared CPU cores, jax 0.10.2, 2026-11-21; 25 s in all.
 
-Result: untested
+Result: 98.87 % test accuracy (351 of 355)
 """
 
 from ml_collections import ConfigDict

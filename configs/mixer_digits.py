@@ -1,9 +1,9 @@
 """MLP-Mixer learns handwritten digits (scikit-learn's, 8x8).
 
 Command: python train.py --config=configs/mixer_digits.py
-Hardware: 2 CPU cores.
+Hardware: 2 shared CPU cores, jax 0.10.2, 2026-11-21; 62 s in all.
 
-Result: untested
+Result: 98.87 % test accuracy (351 of 355)
 """
 
 from ml_collections import ConfigDict
