@@ -158,7 +158,7 @@ def make_mesh(
     if math.prod(sizes) != len(devices) or min(sizes) < 1:
         raise ValueError(
             f"mesh {dict(axes)} does not multiply to the {len(devices)} devices here; "
-            f"change config.mesh, for example --config.mesh.{names[0]}=-1"
+            f"change it, for example --config.mesh=\"{{'{names[0]}': -1}}\""
         )
     # Auto, because Linen's gathers refuse the Explicit axes that are today's default.
     kinds = (AxisType.Auto,) * len(names)
