@@ -102,8 +102,9 @@ def with_rules(
 
     def labels(params):
         _require_matches(params, frozen)
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: "frozen" if _matches(frozen, path) else "trained", params
+        return parameters.map_with_paths(
+            lambda path, _: "frozen" if parameters.match(frozen, path) else "trained",
+            params,
         )
 
     return optax.partition(
@@ -111,20 +112,12 @@ def with_rules(
     )
 
 
-def _matches(patterns: Sequence[str], path: Any) -> bool:
-    return any(re.search(p, parameters.path_string(path)) for p in patterns)
-
-
 def _require_matches(params: Any, patterns: Sequence[str]) -> None:
-    names = [
-        parameters.path_string(path)
-        for path, _ in jax.tree_util.tree_leaves_with_path(params)
-    ]
-    for pattern in patterns:
-        if not any(re.search(pattern, name) for name in names):
-            raise ValueError(
-                f"pattern {pattern!r} matches no parameter; paths look like {names[0]!r}"
-            )
+    for pattern in parameters.unmatched(patterns, params):
+        path, _ = parameters.leaves_with_paths(params)[0]
+        raise ValueError(
+            f"pattern {pattern!r} matches no parameter; paths look like {path!r}"
+        )
 
 
 def _scale_by_path(

@@ -19,6 +19,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from training.parameters import path_string
+
 AXES = ("data", "fsdp", "model")
 BATCH_AXES = ("data", "fsdp")
 
@@ -67,11 +69,10 @@ class Layout:
     def state(self, shapes: Any) -> Any:
         """A sharding for every leaf of a state given as a tree of shapes."""
         return jax.tree_util.tree_map_with_path(
-            lambda path, x: self._leaf(jax.tree_util.keystr(path), x), shapes
+            lambda path, x: self._leaf(path_string(path), x), shapes
         )
 
     def _leaf(self, path: str, x: Any) -> NamedSharding:
-        path = re.sub(r"[\[\]'.]+", "/", path).strip("/")
         spec = self._by_rule(path, x.shape)
         size = self.mesh.shape.get("fsdp", 1)
         if size > 1 and math.prod(x.shape) * 4 >= FSDP_MIN_BYTES:
