@@ -1,4 +1,4 @@
-"""ResNet-20 of He et al. (2015), section 4.2, on CIFAR-10, in half an hour.
+"""ResNet-20 of He et al. (2015), section 4.2, on CIFAR-10, in 8 epochs.
 
 Command: TFDS_DATA_DIR=... python train.py --config=configs/resnet_cifar10.py
 The paper's own schedule (164 epochs, error 8.75 %): --config=configs/resnet_cifar10.py:164
