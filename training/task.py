@@ -5,6 +5,8 @@ Linen plumbing (random streams, mutable collections), so that no objective repea
 """
 
 import dataclasses
+import difflib
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,6 +52,11 @@ class Task:
         """
         raise NotImplementedError
 
+    def plain_inputs(self, batch: Batch) -> tuple:
+        """The model's arguments for examples as they are: nothing masked, mixed or
+        turned, whatever the objective does to them. For `represent`."""
+        return self.inputs(self.prepare(batch, rng=jax.random.key(0), train=False))
+
     def pictures(self, outputs: Any, batch: Batch) -> dict[str, np.ndarray]:
         """What a person should see, on the host: name -> uint8 [H, W, 3]."""
         del outputs, batch
@@ -93,3 +100,49 @@ class Task:
             mutable=list(collections),
         )
         return outputs, batch, {**collections, **updated}
+
+    def represent(
+        self,
+        params: Any,
+        collections: Collections,
+        batch: Batch,
+        *,
+        layer: str | None = None,
+    ) -> jax.Array:
+        """What the model makes of each example, for probes, exports and pictures.
+
+        Args:
+            layer: None takes the model's `represent`, one vector per example. A module's
+                path, 'encoder/block_3' say, takes its output on the way there.
+
+        Returns:
+            [B, D], or [B, ...] for a layer.
+
+        Raises:
+            ValueError: there is no such layer; names those there are.
+        """
+        variables = {"params": params, **collections}
+        call = functools.partial(
+            self.model.apply,
+            variables,
+            *self.plain_inputs(batch),
+            train=False,
+            method="represent",
+        )
+        if layer is None:
+            return call()
+        seen = []
+
+        def wanted(module: Any, method: str) -> bool:
+            path = "/".join(module.path)
+            seen.append(path)
+            return path == layer and method == "__call__"
+
+        _, found = call(capture_intermediates=wanted, mutable=["intermediates"])
+        outputs = jax.tree.leaves(found)
+        if not outputs:
+            near = difflib.get_close_matches(layer, seen, n=3, cutoff=0.0)
+            raise ValueError(
+                f"no layer {layer!r} in this model; near: {', '.join(near)}"
+            )
+        return outputs[0]

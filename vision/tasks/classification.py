@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from training.metrics import Mean, accuracy
-from training.task import Batch, Task
+from training.task import Batch
 from vision import visualize
 from vision.ops.mixing import Mixing
+from vision.tasks.image_task import ImageTask
 
 
 def softmax_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
@@ -32,7 +33,7 @@ def sigmoid_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Classification(Task):
+class Classification(ImageTask):
     """Cross-entropy between a model's logits and the labels.
 
     A batch holds `image`, uint8 in 0..255 or float in 0..1 [B, H, W, C], `label`, int [B]
@@ -54,42 +55,21 @@ class Classification(Task):
     sigmoid: bool = False
     label_smoothing: float = 0.0
     mixing: Mixing | None = None
-    mean: tuple[float, ...] = (0.5,)
-    std: tuple[float, ...] = (0.5,)
     class_names: tuple[str, ...] = ()
-    image_key: str = "image"
     label_key: str = "label"
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(
                 f"label_smoothing is {self.label_smoothing}; it must lie in [0, 1)"
             )
-        if min(self.std) <= 0:
-            raise ValueError(f"std is {self.std}; every value must be positive")
 
     def check(self, batch: Batch) -> None:
         """Raises a one-line ValueError for labels or images that cannot be trained on."""
-        for field in ("image_key", "label_key"):
-            key = getattr(self, field)
-            if key not in batch:
-                raise ValueError(
-                    f"the batch has no {key!r}, only {sorted(batch)}; set task.{field}"
-                )
-        image, label = (
-            np.asarray(batch[self.image_key]),
-            np.asarray(batch[self.label_key]),
-        )
-        if image.ndim != 4:
-            raise ValueError(
-                f"image has shape {image.shape}; expected [batch, height, width, channels]"
-            )
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) not in (1, image.shape[-1]):
-                raise ValueError(
-                    f"{name} has {len(values)} values for images of {image.shape[-1]} "
-                    "channels; give one value, or one per channel"
-                )
+        super().check(batch)
+        self._require(batch, "label_key")
+        label = np.asarray(batch[self.label_key])
         mask = np.asarray(batch.get("mask", np.ones(len(label), bool)))
         self._check_labels(label[mask])
 
@@ -124,24 +104,16 @@ class Classification(Task):
 
     def prepare(self, batch: Batch, *, rng: jax.Array, train: bool) -> Batch:
         """Normalises images; in training also makes smoothed and mixed `target`s."""
-        image = batch[self.image_key]
-        if jnp.issubdtype(image.dtype, jnp.integer):
-            image = image.astype(jnp.float32) / 255
-        mean, std = np.float32(self.mean), np.float32(self.std)
-        image = (image.astype(jnp.float32) - mean) / std
-        batch = {**batch, self.image_key: image}
+        batch = super().prepare(batch, rng=rng, train=train)
         if train and (self.mixing is not None or self.label_smoothing):
             target = self._target(batch)
             if self.mixing is not None:
                 batch[self.image_key], target = self.mixing(
-                    image, target, rng=rng, mask=batch.get("mask")
+                    batch[self.image_key], target, rng=rng, mask=batch.get("mask")
                 )
             smoothing = self.label_smoothing
             batch["target"] = (1 - smoothing) * target + smoothing / target.shape[-1]
         return batch
-
-    def inputs(self, batch: Batch) -> tuple:
-        return (batch[self.image_key],)
 
     def loss(
         self, outputs: jax.Array, batch: Batch
@@ -184,9 +156,7 @@ class Classification(Task):
         real = np.asarray(batch.get("mask", np.ones(len(batch[self.image_key]), bool)))
         if not real.any():
             return {}
-        image = np.asarray(batch[self.image_key])[real]
-        if image.dtype != np.uint8:
-            image = visualize.denormalize(image, self.mean, self.std)
+        image = self.denormalize(np.asarray(batch[self.image_key])[real])
         logits = np.asarray(outputs, np.float32)[real]
         guess = logits.argmax(-1)
         label = np.asarray(batch.get("target", batch[self.label_key]))[real]
