@@ -19,7 +19,7 @@ from data.features import Feature, Image, Label
 from data.synthetic import SYNTHETIC_LENGTH, Synthetic, declared_synthetic_node
 from data.tfds import TFDS
 
-__all__ = ["TFDS", "Arrays", "Digits", "ImageFolder", "Synthetic"]
+__all__ = ["TFDS", "Arrays", "Digits", "ImageFolder", "Subset", "Synthetic"]
 
 Example = dict[str, Any]
 
@@ -224,3 +224,41 @@ def _frozen(array: np.ndarray) -> np.ndarray:
     array = array.view()
     array.flags.writeable = False
     return array
+
+
+class Subset:
+    """A random part of a source, always the same: a share of the labels, say.
+
+    Args:
+        source: any source.
+        share: of its examples, in (0, 1]; at least one is kept.
+        seed: another seed, another part; it is drawn once, whatever the run's seed.
+
+    Raises:
+        ValueError: the share is out of range.
+    """
+
+    def __init__(self, source: Any, share: float, seed: int = 0):
+        if not 0 < share <= 1:
+            raise ValueError(f"share is {share}; it must lie in (0, 1]")
+        self.source = source
+        order = np.random.default_rng(seed).permutation(len(source))
+        kept = max(1, round(share * len(source)))
+        self._indices = np.sort(order[:kept])
+
+    @property
+    def features(self) -> Mapping[str, Feature] | None:
+        """Those of the source."""
+        return getattr(self.source, "features", None)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.source[int(self._indices[index])]
+
+    def describe(self, index: int) -> str:
+        """Names the record in an error, as the source does."""
+        index = int(self._indices[index])
+        describe = getattr(self.source, "describe", None)
+        return describe(index) if describe else f"record {index}"

@@ -1,5 +1,8 @@
 """Where a token stands: fixed tables, a learned one, and tables for another grid."""
 
+import dataclasses
+import math
+import re
 from typing import Any
 
 import flax.linen as nn
@@ -144,3 +147,59 @@ def resize_positions(
         method,
     )
     return jnp.concatenate([prefix, cells.reshape(*batch, -1, embed_dim)], axis=-2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResizePositions:
+    """Adapts position tables of another grid when a run starts from another one.
+
+    An adapter of `training.initialization.FromRun`.
+
+    Args:
+        match: pattern of the tables' paths.
+        old_grid, new_grid: (height, width), in cells; None for squares.
+        num_prefix: leading vectors that belong to no cell; None for 1 where the length is
+            one more than a square, else 0.
+        method: 'bicubic' or 'bilinear'.
+    """
+
+    match: str = "position_embedding$"
+    old_grid: tuple[int, int] | None = None
+    new_grid: tuple[int, int] | None = None
+    num_prefix: int | None = None
+    method: str = "bicubic"
+
+    def __call__(
+        self, path: str, table: np.ndarray, shape: tuple[int, ...]
+    ) -> np.ndarray | None:
+        """float [..., T, D] -> [..., T', D], or None if `path` is not of a table.
+
+        Raises:
+            ValueError: the tables differ in more than their length; a length is no square
+                and no grid was given.
+        """
+        if not re.search(self.match, path):
+            return None
+        if (*table.shape[:-2], table.shape[-1]) != (*shape[:-2], shape[-1]):
+            raise ValueError(f"a table of {table.shape} cannot be resized to {shape}")
+        old, prefix = _grid(table.shape[-2], self.old_grid, self.num_prefix)
+        new, _ = _grid(shape[-2], self.new_grid, prefix)
+        resized = resize_positions(
+            table, old, new, num_prefix=prefix, method=self.method
+        )
+        return np.asarray(resized)
+
+
+def _grid(
+    length: int, grid: tuple[int, int] | None, num_prefix: int | None
+) -> tuple[tuple[int, int], int]:
+    """((height, width), leading vectors) of a table of this length."""
+    if grid is not None:
+        return grid, length - grid[0] * grid[1] if num_prefix is None else num_prefix
+    for prefix in (0, 1) if num_prefix is None else (num_prefix,):
+        side = math.isqrt(length - prefix)
+        if side and side * side == length - prefix:
+            return (side, side), prefix
+    raise ValueError(
+        f"{length} positions are no square grid; give old_grid and new_grid"
+    )

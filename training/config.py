@@ -9,6 +9,7 @@ only place where defaults live.
 import dataclasses
 import difflib
 import importlib
+import importlib.util
 import inspect
 import json
 import pathlib
@@ -30,6 +31,8 @@ class Experiment:
         batch_size: examples a step.
         total_steps: where the run ends.
         seed: everything random derives from it and the step.
+        init_from: where the first values come from, a `training.initialization.FromRun`;
+            None draws them all. Read only when the run starts, not when it is resumed.
         evals: evaluators by name; their metrics are `name/metric`.
         eval_steps: evaluate every so many steps, and at the end; 0 only at the end.
         accumulation_steps: micro-batches a step is split into, to save memory.
@@ -54,6 +57,7 @@ class Experiment:
     batch_size: int
     total_steps: int
     seed: int = 0
+    init_from: Any = None
     evals: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     eval_steps: int = 0
     accumulation_steps: int = 1
@@ -222,6 +226,23 @@ def plain(config: Any) -> Any:
         raise errors.ConfigError(
             f"a config holds plain data only: {errors.first_line(error)}"
         ) from error
+
+
+def load(argument: str) -> dict[str, Any]:
+    """The plain config that 'FILE.py' or 'FILE.py:argument' stands for.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    name, _, rest = argument.partition(":")
+    root = pathlib.Path(__file__).resolve().parent.parent
+    path = next((p for p in (pathlib.Path(name), root / name) if p.is_file()), None)
+    if path is None:
+        raise errors.ConfigError(f"no config {name!r}; write configs/NAME.py")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return plain(module.get_config(*([rest] if rest else [])))
 
 
 def write(config: Mapping[str, Any], workdir: pathlib.Path) -> None:

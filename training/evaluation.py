@@ -136,6 +136,7 @@ def evaluate(
     step: int | str = "last",
     names: Sequence[str] | None = None,
     pictures: pathlib.Path | None = None,
+    evals_from: str | None = None,
 ) -> dict[str, float]:
     """Runs a finished (or running) run's evaluators on one of its checkpoints.
 
@@ -144,6 +145,7 @@ def evaluate(
         step: a step, 'last' or 'best'.
         names: which evaluators; None all.
         pictures: where to write what they show, as PNG; None nowhere.
+        evals_from: 'FILE.py[:argument]' of a config whose evaluators to run instead.
 
     Returns:
         The metrics, 'eval/accuracy' say; also printed by process 0.
@@ -151,8 +153,7 @@ def evaluate(
     Raises:
         RunError: no such run, checkpoint or evaluator.
     """
-    config = configs.read(workdir)
-    run = Run.from_config(fit_mesh(config))
+    run = Run.from_config(read_config(workdir, evals_from))
     evals = run.experiment.evals
     for name in names or ():
         if name not in evals:
@@ -170,6 +171,14 @@ def evaluate(
         if pictures:
             writer.write_pictures(pictures, restored.step, shown)
     return found
+
+
+def read_config(workdir: pathlib.Path, evals_from: str | None = None) -> dict[str, Any]:
+    """A run's config, for the devices here, perhaps with the evaluators of another."""
+    config = fit_mesh(configs.read(workdir))
+    if evals_from:
+        config["evals"] = configs.load(evals_from).get("evals", {})
+    return config
 
 
 def restore(workdir: pathlib.Path, run: Run, step: int | str) -> checkpoint.Restored:

@@ -3,17 +3,22 @@
 Probes, nearest neighbours, exports and pictures of a representation start here.
 """
 
+import copy
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from training import config as configs
 from training import evaluation
 from training.errors import RunError, first_line
 from training.run import Run
+
+# Fields of examples with at most so many numbers go along with their features.
+_SMALL = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,3 +140,69 @@ def _call(step: Any, state: Any, batch: Any) -> Any:
         return step(state, batch)
     except ValueError as error:  # raised while tracing: an unknown layer
         raise RunError(first_line(error)) from error
+
+
+def export(
+    workdir: pathlib.Path,
+    file: pathlib.Path,
+    *,
+    step: int | str = "last",
+    split: str | None = None,
+    layer: str | None = None,
+    evals: Sequence[str] | None = None,
+    evals_from: str | None = None,
+) -> Features:
+    """Writes the features of a run's examples as `.npz`: `features` and small fields.
+
+    The examples are those of the first evaluator that has `data`, through its transforms.
+
+    Args:
+        workdir: the run's folder.
+        file: the file to write.
+        step: of the checkpoint: a number, 'last' or 'best'.
+        split: another split of the same source, 'train[:10%]' say.
+        layer: see `Task.represent`.
+        evals: the evaluator whose data to take, if not the first.
+        evals_from: 'FILE.py[:argument]' of a config whose evaluators to take.
+
+    Raises:
+        RunError: no such run, evaluator, split or layer.
+    """
+    config = evaluation.read_config(workdir, evals_from)
+    node = _data_node(config["evals"], evals)
+    if split is not None:
+        _set_split(node, split)
+    run = Run.from_config(config)
+    restored = evaluation.restore(workdir, run, step)
+    data = configs.build(node, "data")
+    shapes = {k: np.asarray(v) for k, v in data.element().items()}
+    keys = [k for k, v in shapes.items() if v.size <= _SMALL and k != "mask"]
+    found = extract(run, restored.state, data, layer=layer, keys=keys)
+    if jax.process_index() == 0:
+        try:
+            with file.open("wb") as stream:
+                np.savez(stream, features=found.values, **found.fields)
+        except OSError as error:
+            raise RunError(f"cannot write {file}: {first_line(error)}") from error
+    return found
+
+
+def _data_node(evals: Mapping[str, Any], names: Sequence[str] | None) -> dict[str, Any]:
+    for name in names or evals:
+        if name not in evals:
+            raise RunError(f"no evaluator {name!r}; this run has {', '.join(evals)}")
+        if "data" in evals[name]:
+            return copy.deepcopy(evals[name]["data"])
+    raise RunError("no evaluator of this run has data; name others with --evals_from")
+
+
+def _set_split(node: dict[str, Any], split: str) -> None:
+    source = node.get("source", {})
+    while "split" not in source and "source" in source:
+        source = source["source"]
+    if "split" not in source:
+        raise RunError(
+            f"--split={split}: the source {source.get('type')} has no split; name a config "
+            "with other data by --evals_from"
+        )
+    source["split"] = split

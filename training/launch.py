@@ -17,6 +17,8 @@ from ml_collections import config_flags
 
 from training.errors import EXIT_FAILURE, RunError, first_line
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
 flags.DEFINE_string(
     "compilation_cache",
     None,
@@ -134,8 +136,8 @@ def _no_such_config(path: str) -> str:
 
 def config_files() -> list[pathlib.Path]:
     """The experiments in `configs/`."""
-    folder = pathlib.Path(__file__).resolve().parent.parent / "configs"
-    return [p for p in sorted(folder.glob("*.py")) if not p.stem.startswith("_")]
+    found = sorted((ROOT / "configs").glob("*.py"))
+    return [p for p in found if not p.stem.startswith("_")]
 
 
 def describe_config(path: pathlib.Path) -> tuple[str, str]:

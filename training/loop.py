@@ -111,6 +111,7 @@ class Trainer:
         self._unread = []  # (step, metrics) of the window, still on the device
         self._settled = 0  # how many of them are known to be finite
         self._latest = {}  # metrics of the last evaluation
+        self._origin = None  # a table of what came from another run
         self._batches = None
         self._learning_rate = learning_rate(config.get("optimizer"))
         self._state, self._start = self._first_state()
@@ -130,7 +131,10 @@ class Trainer:
     def _first_state(self) -> tuple[Any, int]:
         restored = self._checkpointer.restore(self._run.target)
         if restored is None:
-            return self._run.init(), 0
+            state = self._run.init()
+            if self._experiment.init_from is not None:
+                state, self._origin = self._experiment.init_from(self._run, state)
+            return state, 0
         if restored.step > self._experiment.total_steps:
             raise RunError(
                 f"{self._workdir} is already at step {restored.step}, beyond total_steps "
@@ -164,6 +168,8 @@ class Trainer:
                 self._run.shapes.params, shardings=self._run.shardings.params
             )
         )
+        if self._origin is not None:
+            self._progress.message(self._origin)
         if self._start:
             self._progress.message(f"resumed at step {self._start} of {self._workdir}")
 

@@ -69,7 +69,7 @@ def with_rules(
     clip_norm: float | None = None,
     l2: float = 0.0,
     l2_mask: Callable[[Any], Any] | None = None,
-    multipliers: Sequence[tuple[str, float]] = (),
+    multipliers: Sequence[tuple[str, Any]] = (),
     frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
     """An optimizer with rules by parameter path.
@@ -83,6 +83,7 @@ def with_rules(
         l2_mask: which parameters it touches, from `paths`; None all.
         multipliers: (pattern, factor) pairs; the first that matches a path scales its
             update, and with it the effective learning rate and decoupled weight decay.
+            Several factors are those of stacked layers. See `layerwise_decay`.
         frozen: patterns of parameters that stay bit-identical and get no optimizer state.
 
     Raises:
@@ -112,6 +113,33 @@ def with_rules(
     )
 
 
+def layerwise_decay(
+    decay: float, num_layers: int, *, scan: bool = False
+) -> tuple[tuple[str, Any], ...]:
+    """Multipliers for fine-tuning: the deeper below the head, the slower.
+
+    The embedding of a Transformer of L blocks learns at decay ** (L + 1) of the learning
+    rate, block i at decay ** (L - i), its final norm and the head at all of it. Bao et al.
+    2021, "BEiT" (https://arxiv.org/abs/2106.08254), after Clark et al. 2020, "ELECTRA".
+
+    Args:
+        decay: in (0, 1]; 0.65 to 0.75 in the papers.
+        num_layers: L.
+        scan: whether the blocks are stacked under `blocks`.
+
+    Returns:
+        Pairs for the `multipliers` of `with_rules`.
+    """
+    if not 0 < decay <= 1:
+        raise ValueError(f"layer-wise decay is {decay}; it must lie in (0, 1]")
+    factors = [decay ** (num_layers - i) for i in range(num_layers)]
+    blocks = [(rf"(^|/)block_{i}/", factor) for i, factor in enumerate(factors)]
+    if scan:
+        blocks = [(r"(^|/)blocks/", tuple(factors))]
+    embeddings = r"(^|/)(patch_embedding/|class_token$|position_embedding$)"
+    return (embeddings, decay ** (num_layers + 1)), *blocks
+
+
 def _require_matches(params: Any, patterns: Sequence[str]) -> None:
     for pattern in parameters.unmatched(patterns, params):
         path, _ = parameters.leaves_with_paths(params)[0]
@@ -121,7 +149,7 @@ def _require_matches(params: Any, patterns: Sequence[str]) -> None:
 
 
 def _scale_by_path(
-    multipliers: Sequence[tuple[str, float]],
+    multipliers: Sequence[tuple[str, Any]],
 ) -> optax.GradientTransformation:
     def init(params):
         _require_matches(params, [pattern for pattern, _ in multipliers])
@@ -134,7 +162,9 @@ def _scale_by_path(
             name = parameters.path_string(path)
             for pattern, factor in multipliers:
                 if re.search(pattern, name):
-                    return factor * update
+                    factor = jnp.asarray(factor, update.dtype)
+                    shape = factor.shape + (1,) * (update.ndim - factor.ndim)
+                    return factor.reshape(shape) * update
             return update
 
         return jax.tree_util.tree_map_with_path(scale, updates), state

@@ -35,7 +35,8 @@ def synthetic(node: Any, path: str = "config") -> Any:
 
 def shrink(config: Mapping[str, Any]) -> dict[str, Any]:
     """A smoke run of a plain config: synthetic data, two steps, one evaluation, the
-    smallest batch that splits over this machine's devices."""
+    smallest batch that splits over this machine's devices, and no other run to start from.
+    """
     config = dict(synthetic(config))
     accumulation = Experiment.__dataclass_fields__["accumulation_steps"].default
     unit = jax.device_count() * config.get("accumulation_steps", accumulation)
@@ -47,6 +48,7 @@ def shrink(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **_few_examples(config, batch_size),
         "evals": _few_examples(evals, batch_size),
+        "init_from": None,
         "batch_size": batch_size,
         "total_steps": 2,
         "eval_steps": 0,

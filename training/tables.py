@@ -9,22 +9,27 @@ from rich.text import Text
 from training.progress import make_console
 
 
-def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Prints a table; the first column is never cut.
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table to print; its first column is never cut.
 
     Args:
         title: above the table.
         columns: headings.
         rows: one text per column.
     """
-    table = Table(
+    found = Table(
         title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
     )
     for i, name in enumerate(columns):
-        table.add_column(name, no_wrap=i == 0, overflow="fold")
+        found.add_column(name, no_wrap=i == 0, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    make_console().print(table)
+        found.add_row(*(Text(cell) for cell in row))
+    return found
+
+
+def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Prints a table; arguments as for `table`."""
+    make_console().print(table(title, columns, rows))
 
 
 def show_metrics(step: int, metrics: Mapping[str, float]) -> None:

@@ -21,10 +21,16 @@ import ml_dtypes
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from vision.weights import mlp_mixer, resnet, vit
+from vision.weights import beit, mae, mlp_mixer, resnet, vit
 from vision.weights.naming import Layout, Naming
 
-NAMINGS = (*vit.NAMINGS, *mlp_mixer.NAMINGS, *resnet.NAMINGS)
+NAMINGS = (
+    *vit.NAMINGS,
+    *mlp_mixer.NAMINGS,
+    *resnet.NAMINGS,
+    *beit.NAMINGS,
+    *mae.NAMINGS,
+)
 
 _SAFETENSORS_DTYPES = {
     "F64": np.float64,

@@ -31,6 +31,40 @@ class Net(nn.Module):
         return nn.Dense(self.num_classes, name="head")(x)
 
 
+class Encoder(nn.Module):
+    """A representation and a head."""
+
+    width: int = 16
+    num_classes: int = 4
+
+    def setup(self):
+        self.up = nn.Dense(self.width)
+        if self.num_classes:
+            self.head = nn.Dense(self.num_classes)
+
+    def represent(self, x, *, train=False):
+        return nn.relu(self.up(x))
+
+    def __call__(self, x, *, train=False):
+        x = self.represent(x)
+        return self.head(x) if self.num_classes else x
+
+
+class Wrapper(nn.Module):
+    """What a pretraining model is to its backbone, with a part of its own."""
+
+    backbone: nn.Module
+    num_classes: int = 4
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        x = self.backbone.represent(x)
+        return nn.Dense(self.num_classes, name="decoder")(x)
+
+    def represent(self, x, *, train=False):
+        return self.backbone.represent(x)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classify(Task):
     """Softmax cross-entropy of `batch['x']`; `scale` multiplies the inputs."""

@@ -11,6 +11,7 @@ data-efficient image transformers & distillation through attention", 2020,
 https://arxiv.org/abs/2012.12877.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -40,7 +41,8 @@ class ViT(nn.Module):
         num_layers: blocks of the encoder.
         num_heads: N; must divide D.
         mlp_dim: F; hidden width of a block's MLP.
-        pooling: 'token' (a class token, before the patches), 'average' or 'attention'.
+        pooling: 'token' (a class token, before the patches), 'average', 'attention', or
+            'patch_average': of the patches alone, though there is a class token.
         positions: 'learned', 'none', or fixed and zero for the class token: 'sincos2d' as
             in "Better plain ViT baselines", 'sincos2d_mae' with MAE's frequencies.
         representation_dim: width of a tanh layer in front of the head; 0 for none.
@@ -81,7 +83,7 @@ class ViT(nn.Module):
 
     def setup(self):
         for name, known in (
-            ("pooling", ("token", "average", "attention")),
+            ("pooling", ("token", "average", "attention", "patch_average")),
             ("positions", ("learned", "sincos2d", "sincos2d_mae", "none")),
         ):
             if getattr(self, name) not in known:
@@ -119,10 +121,27 @@ class ViT(nn.Module):
                 self.num_classes, kernel_init=nn.initializers.zeros, **dtypes
             )
 
+    @property
+    def num_prefix(self) -> int:
+        """Tokens in front of the patches: 1 with a class token, else 0."""
+        return int(self.pooling in ("token", "patch_average"))
+
     @nn.compact
-    def embed(self, image: jax.Array, *, train: bool = False) -> jax.Array:
+    def embed(
+        self,
+        image: jax.Array,
+        *,
+        train: bool = False,
+        patch_fn: Callable[[jax.Array], jax.Array] | None = None,
+    ) -> jax.Array:
         """Tokens with positions: [B, H, W, C] -> [B, T, D], T = (H / P) * (W / P) patches
         row by row, after the class token if there is one.
+
+        Args:
+            image: float [B, H, W, C].
+            train: whether to drop.
+            patch_fn: changes the patches' vectors, [B, H / P * W / P, D], before they get
+                their positions.
 
         Raises:
             ValueError: P does not divide H and W.
@@ -132,8 +151,9 @@ class ViT(nn.Module):
         x = PatchEmbedding(self.patch_size, D, name="patch_embedding", **dtypes)(image)
         grid = x.shape[1:3]
         x = x.reshape(B, -1, D)
-        prefix = int(self.pooling == "token")
-        if prefix:
+        if patch_fn is not None:
+            x = patch_fn(x)
+        if self.num_prefix:
             token = self.param(
                 "class_token", nn.initializers.zeros, (1, 1, D), self.param_dtype
             )
@@ -150,7 +170,7 @@ class ViT(nn.Module):
         elif self.positions != "none":
             reach_last = self.positions == "sincos2d"
             table = jnp.asarray(sincos_2d(*grid, D, reach_last=reach_last), x.dtype)
-            x = x + jnp.pad(table, ((prefix, 0), (0, 0)))
+            x = x + jnp.pad(table, ((self.num_prefix, 0), (0, 0)))
         return nn.Dropout(self.dropout_rate, name="dropout")(x, deterministic=not train)
 
     def encode(
@@ -172,8 +192,9 @@ class ViT(nn.Module):
         """Encoded tokens [B, T, D] to one vector per image: [B, D]."""
         if self.pooling == "token":
             return tokens[:, 0]
-        if self.pooling == "average":
-            return tokens.mean(1)
+        if self.pooling != "attention":
+            first = self.num_prefix if self.pooling == "patch_average" else 0
+            return tokens[:, first:].mean(1)
         return self.attention_pool(tokens, train=train)
 
     def features(self, image: jax.Array, *, train: bool = False) -> jax.Array:

@@ -15,20 +15,28 @@ from vision.weights.naming import (
 _BLOCK = "encoder/block_{}"
 _QKV = ("query", "key", "value")
 
+
+def timm_block(ours: str, theirs: str) -> list[Rule]:
+    """A block of timm's Transformers, and of MAE's authors'."""
+    return [
+        *torch_norm(f"{ours}/attention_norm", f"{theirs}.norm1"),
+        *torch_fused(
+            [f"{ours}/attention/{name}" for name in _QKV], f"{theirs}.attn.qkv"
+        ),
+        *torch_linear(f"{ours}/attention/out", f"{theirs}.attn.proj", in_axes=2),
+        *torch_norm(f"{ours}/mlp_norm", f"{theirs}.norm2"),
+        *torch_linear(f"{ours}/mlp/up", f"{theirs}.mlp.fc1"),
+        *torch_linear(f"{ours}/mlp/down", f"{theirs}.mlp.fc2"),
+    ]
+
+
 TIMM = Naming(
     "timm",
     (
         *same("class_token", "cls_token"),
         *same("position_embedding", "pos_embed"),
         *torch_conv("patch_embedding", "patch_embed.proj"),
-        *torch_norm(f"{_BLOCK}/attention_norm", "blocks.{}.norm1"),
-        *torch_fused(
-            [f"{_BLOCK}/attention/{name}" for name in _QKV], "blocks.{}.attn.qkv"
-        ),
-        *torch_linear(f"{_BLOCK}/attention/out", "blocks.{}.attn.proj", in_axes=2),
-        *torch_norm(f"{_BLOCK}/mlp_norm", "blocks.{}.norm2"),
-        *torch_linear(f"{_BLOCK}/mlp/up", "blocks.{}.mlp.fc1"),
-        *torch_linear(f"{_BLOCK}/mlp/down", "blocks.{}.mlp.fc2"),
+        *timm_block(_BLOCK, "blocks.{}"),
         *same(f"{_BLOCK}/attention_scale", "blocks.{}.ls1.gamma"),
         *same(f"{_BLOCK}/mlp_scale", "blocks.{}.ls2.gamma"),
         *torch_norm("encoder/norm", "norm"),
@@ -37,27 +45,51 @@ TIMM = Naming(
 )
 
 
-def _hugging_face(
-    name: str, *, block: str, qkv: tuple[str, str, str], out: str, up: str, down: str
-) -> Naming:
+# A block as published files name its tensors, and as transformers 5 does in memory.
+HUGGING_FACE_BLOCK = {
+    "query": "attention.attention.query",
+    "key": "attention.attention.key",
+    "value": "attention.attention.value",
+    "out": "attention.output.dense",
+    "up": "intermediate.dense",
+    "down": "output.dense",
+}
+HUGGING_FACE_5_BLOCK = {
+    "query": "attention.q_proj",
+    "key": "attention.k_proj",
+    "value": "attention.v_proj",
+    "out": "attention.o_proj",
+    "up": "mlp.fc1",
+    "down": "mlp.fc2",
+}
+
+
+def hugging_face_block(ours: str, theirs: str, names: dict[str, str]) -> list[Rule]:
+    """A block of Hugging Face's ViT and ViTMAE; `names` is one of the two above."""
+    return [
+        *torch_norm(f"{ours}/attention_norm", f"{theirs}.layernorm_before"),
+        *(
+            rule
+            for name in _QKV
+            for rule in torch_linear(
+                f"{ours}/attention/{name}", f"{theirs}.{names[name]}"
+            )
+        ),
+        *torch_linear(f"{ours}/attention/out", f"{theirs}.{names['out']}", in_axes=2),
+        *torch_norm(f"{ours}/mlp_norm", f"{theirs}.layernorm_after"),
+        *torch_linear(f"{ours}/mlp/up", f"{theirs}.{names['up']}"),
+        *torch_linear(f"{ours}/mlp/down", f"{theirs}.{names['down']}"),
+    ]
+
+
+def _hugging_face(name: str, block: str, names: dict[str, str]) -> Naming:
     return Naming(
         name,
         (
             *same("class_token", "embeddings.cls_token"),
             *same("position_embedding", "embeddings.position_embeddings"),
             *torch_conv("patch_embedding", "embeddings.patch_embeddings.projection"),
-            *torch_norm(f"{_BLOCK}/attention_norm", f"{block}.layernorm_before"),
-            *(
-                rule
-                for ours, theirs in zip(_QKV, qkv, strict=True)
-                for rule in torch_linear(
-                    f"{_BLOCK}/attention/{ours}", f"{block}.{theirs}"
-                )
-            ),
-            *torch_linear(f"{_BLOCK}/attention/out", f"{block}.{out}", in_axes=2),
-            *torch_norm(f"{_BLOCK}/mlp_norm", f"{block}.layernorm_after"),
-            *torch_linear(f"{_BLOCK}/mlp/up", f"{block}.{up}"),
-            *torch_linear(f"{_BLOCK}/mlp/down", f"{block}.{down}"),
+            *hugging_face_block(_BLOCK, block, names),
             *torch_norm("encoder/norm", "layernorm"),
             *torch_linear("head", "classifier"),
         ),
@@ -67,27 +99,8 @@ def _hugging_face(
     )
 
 
-# As published files name the tensors, and as transformers 5 does in memory.
-HUGGING_FACE = _hugging_face(
-    "hugging_face",
-    block="encoder.layer.{}",
-    qkv=(
-        "attention.attention.query",
-        "attention.attention.key",
-        "attention.attention.value",
-    ),
-    out="attention.output.dense",
-    up="intermediate.dense",
-    down="output.dense",
-)
-HUGGING_FACE_5 = _hugging_face(
-    "hugging_face_5",
-    block="layers.{}",
-    qkv=("attention.q_proj", "attention.k_proj", "attention.v_proj"),
-    out="attention.o_proj",
-    up="mlp.fc1",
-    down="mlp.fc2",
-)
+HUGGING_FACE = _hugging_face("hugging_face", "encoder.layer.{}", HUGGING_FACE_BLOCK)
+HUGGING_FACE_5 = _hugging_face("hugging_face_5", "layers.{}", HUGGING_FACE_5_BLOCK)
 
 
 def _flax_block(ours: str, theirs: str, *, attention: int, norm: int, mlp: int):

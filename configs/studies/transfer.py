@@ -1,0 +1,111 @@
+"""What representations are worth: pretrained in several ways, probed in several ways.
+
+For each way to the same small ViT (random values, rotation, SimMIM, MAE, supervised): nearest
+neighbours, a linear probe in closed form, one by training, and fine-tuning on 1 % and 10 % of
+the labels. All four trainings get the same time; what a step costs decides their number.
+
+Command: TFDS_DATA_DIR=... python -m training.study --config=configs/studies/transfer.py
+On other images: --config=configs/studies/transfer.py:DATASET, where DATASET is
+    tfds=NAME,classes=K            splits 'train' and 'test' of a TFDS dataset
+    folder=PATH,classes=K          PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg
+    and perhaps size=S             images become S x S (32); S is a multiple of 4
+    and perhaps scale=X            X times as many steps in every training
+"""
+
+from ml_collections import ConfigDict
+
+# Updates of 128 images that cost the same time on two CPU cores.
+STEPS = dict(rotation=4000, simmim=4000, mae=4000, supervised=4000)
+
+
+def get_config(dataset="tfds=cifar10,classes=10"):
+    options = dict(part.split("=", 1) for part in dataset.split(","))
+    scale = float(options.get("scale", 1))
+
+    def run(config, steps=None, **changes):
+        evals = ["evals.eval.data"]
+        if "linear_probe" in config:
+            evals += ["evals.representation.test", "evals.representation.train"]
+        changes = {key.replace("__", "."): value for key, value in changes.items()}
+        if steps:
+            changes["total_steps"] = round(scale * steps)
+        share = config.startswith("finetune") and not config.endswith(":100")
+        train = "data.source.source" if share else "data.source"
+        changes |= _data_changes(options, train, evals)
+        if "mae" not in config and "simmim" not in config and "rotation" not in config:
+            changes["task.model.num_classes"] = int(options["classes"])
+        return dict(config=f"configs/{config}", changes=tuple(changes.items()))
+
+    runs = dict(
+        mae=run("mae_cifar10.py", STEPS["mae"]),
+        simmim=run("simmim_cifar10.py", STEPS["simmim"]),
+        rotation=run("rotation_cifar10.py", STEPS["rotation"]),
+        supervised=run("finetune_cifar10.py:100", STEPS["supervised"], init_from=None),
+    )
+    rows = ("random", "rotation", "simmim", "mae", "supervised")
+    for row in rows:
+        start = dict(init_from__path="{workdir}/" + row)
+        if row == "random":
+            start = dict(init_from=None)
+        runs[f"probe_{row}"] = run("linear_probe_cifar10.py", **start)
+        for percent in ("1", "10"):
+            runs[f"finetune_{percent}_{row}"] = run(
+                f"finetune_cifar10.py:{percent}", **start
+            )
+
+    config = ConfigDict()
+    config.runs = runs
+    config.table = dict(
+        title="test accuracy, %",
+        rows=rows,
+        columns=(
+            ("kNN", "probe_{row}", "representation/knn_accuracy", 100.0),
+            (
+                "probe, closed form",
+                "probe_{row}",
+                "representation/logistic_accuracy",
+                100.0,
+            ),
+            ("probe, trained", "probe_{row}", "eval/accuracy", 100.0),
+            ("10 shots a class", "probe_{row}", "representation/few_shot_10", 100.0),
+            ("fine-tuned, 1 %", "finetune_1_{row}", "eval/accuracy", 100.0),
+            ("fine-tuned, 10 %", "finetune_10_{row}", "eval/accuracy", 100.0),
+        ),
+    )
+    return config
+
+
+def _data_changes(options, train, evals):
+    """What turns a config for CIFAR-10 into one for the dataset, as {path: value}."""
+    if options.get("tfds") == "cifar10" and "size" not in options:
+        return {}
+    size = int(options.get("size", 32))
+    image = dict(type="data.features.Image", encoding="jpeg")
+    label = dict(type="data.features.Label", num_classes=int(options["classes"]))
+    features = dict(image=image, label=label)
+
+    def source(split):
+        if "folder" in options:
+            root = f"{options['folder']}/{split}"
+            return dict(type="data.sources.ImageFolder", root=root, features=features)
+        return dict(
+            type="data.sources.TFDS",
+            name=options["tfds"],
+            split=split,
+            features=features,
+        )
+
+    plain = (
+        dict(type="vision.transforms.Resize", size=size),
+        dict(type="vision.transforms.CenterCrop", size=size),
+    )
+    random = (
+        dict(type="vision.transforms.RandomResizedCrop", size=size, area=(0.3, 1.0)),
+        dict(type="vision.transforms.RandomFlip"),
+    )
+    changes = {train: source("train"), "data.transforms": random}
+    for path in evals:
+        split = "train" if path.endswith("train") else "test"
+        changes[f"{path}.source"] = source(split)
+        changes[f"{path}.transforms"] = plain
+    return changes
