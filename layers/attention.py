@@ -172,12 +172,18 @@ class MultiHeadAttention(nn.Module):
     Parameters: `query` (kernel [D, N, H]), `key`, `value` (kernel [D, K, H]), `out` (kernel
     [N, H, out_dim]), with biases.
 
+    `apply(..., mutable=["attention_weights"])` also gives the weights of every such layer,
+    without a change to the model: 'weights', a tuple of one [B, N, T, S] for each call, at
+    the layer's path in that collection. A layer inside `nn.scan` keeps them to itself.
+
     Args:
         num_heads: N.
         head_dim: H; None for D / N.
         out_dim: of the result; None for D.
         num_kv_heads: K; None for N.
         causal: each query sees its own position and those before it.
+        use_key_bias: whether `key` has one too, which adds the same to all the logits of a
+            query, and so changes no output.
         dropout_rate: of the attention weights, from the 'dropout' stream.
         implementation: of `dot_product_attention`.
         dtype: of the computation; None for that of input and parameters together.
@@ -189,6 +195,7 @@ class MultiHeadAttention(nn.Module):
     num_kv_heads: int | None = None
     causal: bool = False
     use_bias: bool = True
+    use_key_bias: bool = True
     dropout_rate: float = 0.0
     implementation: str | None = None
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
@@ -229,28 +236,39 @@ class MultiHeadAttention(nn.Module):
             )
         head_dim = self.head_dim or D // self.num_heads
         kv_heads = self.num_kv_heads or self.num_heads
-        options = {
-            "use_bias": self.use_bias,
-            "kernel_init": self.kernel_init,
-            "bias_init": self.bias_init,
-            "dtype": self.dtype,
-            "param_dtype": self.param_dtype,
-        }
+        sows = not self.is_initializing() and self.is_mutable_collection(
+            "attention_weights"
+        )
         memory = query if memory is None else memory
         drops = train and self.dropout_rate > 0.0
         attended = dot_product_attention(
-            DenseGeneral((self.num_heads, head_dim), name="query", **options)(query),
-            DenseGeneral((kv_heads, head_dim), name="key", **options)(memory),
-            DenseGeneral((kv_heads, head_dim), name="value", **options)(memory),
+            self._dense((self.num_heads, head_dim), "query")(query),
+            self._dense((kv_heads, head_dim), "key")(memory),
+            self._dense((kv_heads, head_dim), "value")(memory),
             mask=mask,
             bias=bias,
             causal=self.causal,
             implementation=self.implementation,
             dropout_rate=self.dropout_rate,
             dropout_rng=self.make_rng("dropout") if drops else None,
-            return_weights=return_weights,
+            return_weights=return_weights or sows,
         )
-        out = DenseGeneral(self.out_dim or D, axis=(-2, -1), name="out", **options)
-        if return_weights:
-            return out(attended[0]), attended[1]
-        return out(attended)
+        out = self._dense(self.out_dim or D, "out", axis=(-2, -1))
+        if not (return_weights or sows):
+            return out(attended)
+        attended, weights = attended
+        if sows:
+            self.sow("attention_weights", "weights", weights)
+        return (out(attended), weights) if return_weights else out(attended)
+
+    def _dense(self, features: Any, name: str, axis: Any = -1) -> DenseGeneral:
+        return DenseGeneral(
+            features,
+            axis=axis,
+            use_bias=self.use_bias and (name != "key" or self.use_key_bias),
+            kernel_init=self.kernel_init,
+            bias_init=self.bias_init,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name=name,
+        )

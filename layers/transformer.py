@@ -35,6 +35,7 @@ class EncoderBlock(nn.Module):
         head_dim: H; None for D / N.
         activation: of the MLP; a function, or a name of `layers.activations`.
         causal: each position sees itself and those before it.
+        use_key_bias: False leaves the attention's keys without one.
         dropout_rate: of both branches' outputs and inside the MLP.
         attention_dropout_rate: of the attention weights.
         drop_path_rate: probability that an example skips a branch.
@@ -50,6 +51,7 @@ class EncoderBlock(nn.Module):
     activation: Activation | str = "gelu"
     causal: bool = False
     use_bias: bool = True
+    use_key_bias: bool = True
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
     drop_path_rate: float = 0.0
@@ -104,6 +106,7 @@ class EncoderBlock(nn.Module):
             self.num_heads,
             head_dim=self.head_dim,
             causal=self.causal,
+            use_key_bias=self.use_key_bias,
             dropout_rate=self.attention_dropout_rate,
             implementation=self.implementation,
             name="attention",
@@ -146,6 +149,7 @@ class Encoder(nn.Module):
     activation: Activation | str = "gelu"
     causal: bool = False
     use_bias: bool = True
+    use_key_bias: bool = True
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
     drop_path_rate: float = 0.0

@@ -133,6 +133,49 @@ def grid(
     return canvas
 
 
+def triplets(
+    masked: np.ndarray,
+    reconstruction: np.ndarray,
+    original: np.ndarray,
+    *,
+    max_images: int = 16,
+    size: int = 96,
+    columns: int | None = None,
+) -> np.ndarray:
+    """What a model saw, what it made of it and the truth, side by side for each image.
+
+    The layout is that of K. He et al., "Masked Autoencoders Are Scalable Vision Learners",
+    2021, https://arxiv.org/abs/2111.06377, figure 2: a wide gap between the triplets and a
+    narrow one within.
+
+    Args:
+        masked, reconstruction, original: uint8 [N, H, W, C], N >= 1; any C.
+        max_images: the first so many are shown.
+        size: side of one picture in pixels.
+        columns: triplets per row; None makes the whole about as wide as high.
+
+    Returns:
+        uint8 [H', W', 3].
+
+    Raises:
+        ValueError: the three differ in the number of images.
+    """
+    counts = len(masked), len(reconstruction), len(original)
+    if len(set(counts)) > 1:
+        raise ValueError(
+            f"{counts[0]} masked images, {counts[1]} reconstructions and {counts[2]} "
+            "originals; give one of each per image"
+        )
+    within, between = max(1, size // 48), max(4, size // 8)
+    # Each triplet without the frame that `grid` puts around it.
+    inner, tiles = slice(within, -within), []
+    for i in range(min(counts[0], max_images)):
+        row = [fit(as_rgb(x[i]), size) for x in (masked, reconstruction, original)]
+        tiles.append(grid(row, columns=3, gap=within)[inner, inner])
+    columns = columns or max(1, round(math.sqrt(len(tiles) / 3)))
+    return grid(tiles, columns=columns, gap=between)
+
+
 def label_name(label: int, class_names: Sequence[str] = ()) -> str:
     """The name of a class, or its number where it has none."""
     return str(class_names[label]) if 0 <= label < len(class_names) else str(label)

@@ -10,6 +10,7 @@ import pytest
 
 from layers.attention import MultiHeadAttention, dot_product_attention
 from layers.masks import causal_mask, padding_mask
+from layers.transformer import Encoder
 
 KEY = jax.random.key(0)
 B, T, S, N, H = 2, 5, 7, 4, 3
@@ -261,3 +262,31 @@ def test_layer_computes_in_half_precision_with_float32_parameters():
     y, variables = MultiHeadAttention(N, dtype="bfloat16").init_with_output(KEY, X)
     assert y.dtype == jnp.bfloat16
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
+
+
+def test_layer_sows_its_weights_only_when_asked():
+    layer = MultiHeadAttention(N, implementation="xla")
+    variables = layer.init(KEY, X)
+    assert set(variables) == {"params"}
+    plain, weights = layer.apply(variables, X, return_weights=True)
+    asked = {"mutable": ["attention_weights"]}
+    y, found = layer.apply(variables, X, **asked)
+    (sown,) = found["attention_weights"]["weights"]
+    np.testing.assert_array_equal(y, plain)
+    np.testing.assert_array_equal(sown, weights)
+    (_, weights), found = layer.apply(variables, X, return_weights=True, **asked)
+    np.testing.assert_array_equal(found["attention_weights"]["weights"][0], weights)
+    assert layer.apply(variables, X, mutable=["other"])[1] == {}
+
+
+@pytest.mark.parametrize("remat", ["none", "block"])
+@pytest.mark.parametrize("scan", [False, True])
+def test_blocks_sow_their_weights_but_not_from_inside_a_scan(scan, remat):
+    encoder = Encoder(num_layers=2, num_heads=N, mlp_dim=8, scan=scan, remat=remat)
+    variables = jax.eval_shape(encoder.init, KEY, X)
+    assert set(variables) == {"params"}
+    look = functools.partial(encoder.apply, mutable=["attention_weights"])
+    found = jax.eval_shape(look, variables, X)[1]
+    layer = {"attention": {"weights": ((B, N, T, T),)}}
+    expected = {"attention_weights": {"block_0": layer, "block_1": layer}}
+    assert jax.tree.map(jnp.shape, found) == ({} if scan else expected)

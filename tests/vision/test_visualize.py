@@ -83,3 +83,34 @@ def test_predictions_show_at_most_max_images_and_tolerate_unknown_names():
     assert visualize.label_name(1, ("cat", "dog")) == "dog"
     assert visualize.label_name(7, ("cat", "dog")) == "7"
     assert visualize.label_name(-1, ("cat", "dog")) == "-1"
+
+
+def flat(*values):
+    return np.stack([np.full((4, 4, 3), value, np.uint8) for value in values])
+
+
+def test_triplets_stand_side_by_side_with_wider_gaps_between_them():
+    picture = visualize.triplets(
+        flat(10, 20), flat(30, 40), flat(50, 60), size=48, columns=2
+    )
+    line = picture[picture.shape[0] // 2, :, 0]
+    runs = np.split(line, np.flatnonzero(np.diff(line.astype(int))) + 1)
+    values, lengths = zip(*((int(run[0]), len(run)) for run in runs), strict=True)
+    assert values == (255, 10, 255, 30, 255, 50, 255, 20, 255, 40, 255, 60, 255)
+    assert set(lengths[1::2]) == {48}
+    outer, inner = {lengths[0], lengths[6], lengths[12]}, set(lengths[2:6:2])
+    assert len(outer) == len(inner) == 1 and min(outer) > 2 * max(inner) > 0
+
+
+def test_triplets_show_at_most_max_images_row_by_row_in_any_channel_count():
+    images = np.zeros((5, 4, 4, 1), np.uint8) + np.arange(5).reshape(5, 1, 1, 1) * 40
+    picture = visualize.triplets(
+        images, images, images, max_images=4, size=48, columns=1
+    )
+    column = picture[:, picture.shape[1] // 2, 0]
+    runs = np.split(column, np.flatnonzero(np.diff(column.astype(int))) + 1)
+    assert [int(run[0]) for run in runs] == [255, 0, 255, 40, 255, 80, 255, 120, 255]
+    many = visualize.triplets(*[np.zeros((16, 4, 4, 5), np.uint8)] * 3)
+    assert 0.5 < many.shape[0] / many.shape[1] < 2
+    with pytest.raises(ValueError, match="2 masked images, 1 recon"):
+        visualize.triplets(flat(1, 2), flat(1), flat(1, 2))

@@ -7,15 +7,21 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from vision.import_weights import convert
+from vision.models.beit import BEiT, BEiTPretraining
 from vision.models.mlp_mixer import MlpMixer
 from vision.models.resnet import ResNet
 from vision.models.vit import ViT
-from vision.weights import mlp_mixer, resnet, vit
+from vision.weights import beit, mlp_mixer, resnet, vit
 
 SIZES = {"num_classes": 3, "patch_size": 4, "embed_dim": 8, "num_layers": 2}
 VIT = {**SIZES, "num_heads": 2, "mlp_dim": 12}
 MIXER = MlpMixer(**SIZES, token_mlp_dim=5, channel_mlp_dim=12)
 TOKEN, AVERAGE = ViT(**VIT), ViT(**VIT, pooling="average")
+BEIT_TOKEN = BEiT(**VIT, pooling="token", positions="learned")
+BEIT_SHARED = BEiT(
+    **{**VIT, "num_classes": 0}, pooling="token", shared_position_bias=True
+)
+TWO_NORMS = BEiTPretraining(BEIT_SHARED, vocab_size=5, extra_norm=True)
 CASES = [
     (TOKEN, vit.TIMM),
     (AVERAGE, vit.TIMM),
@@ -29,6 +35,17 @@ CASES = [
     (ViT(**VIT, pooling="attention"), vit.BIG_VISION),
     (MIXER, mlp_mixer.TIMM),
     (MIXER, mlp_mixer.GOOGLE),
+    (BEiT(**VIT), beit.TIMM),
+    (BEiT(**VIT, shared_position_bias=True), beit.TIMM),
+    (BEIT_TOKEN, beit.TIMM_TOKEN),
+    (BEiT(**VIT), beit.HUGGING_FACE),
+    (BEiT(**VIT), beit.HUGGING_FACE_5),
+    (BEIT_TOKEN, beit.HUGGING_FACE_TOKEN),
+    (BEIT_TOKEN, beit.HUGGING_FACE_5_TOKEN),
+    (BEiTPretraining(BEIT_SHARED, vocab_size=5), beit.PRETRAINING),
+    (BEiTPretraining(BEIT_SHARED, vocab_size=5), beit.PRETRAINING_5),
+    (TWO_NORMS, beit.PRETRAINING_TWO_NORMS),
+    (TWO_NORMS, beit.PRETRAINING_5_TWO_NORMS),
     (
         ResNet(num_classes=3, stage_sizes=(1, 2, 1, 1), stage_widths=(4, 4, 8, 8)),
         resnet.TORCHVISION,
@@ -36,11 +53,18 @@ CASES = [
 ]
 
 
+def template_of(model):
+    inputs = [jnp.zeros((1, 32, 32, 3))]
+    if isinstance(model, BEiTPretraining):
+        inputs.append(jnp.zeros((1, 64), bool))
+    return jax.eval_shape(model.init, jax.random.key(0), *inputs)
+
+
 @pytest.mark.parametrize(
     ("model", "naming"), CASES, ids=[f"{type(m).__name__}-{n.name}" for m, n in CASES]
 )
 def test_a_file_of_these_names_fills_the_model(model, naming):
-    template = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    template = template_of(model)
     rng, weights = np.random.default_rng(0), {}
     for path, leaf in flatten_dict(template, sep="/").items():
         name, layout = naming.find(path)

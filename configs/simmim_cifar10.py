@@ -1,0 +1,90 @@
+"""SimMIM pretrains a small ViT with 4x4 patches on CIFAR-10, without labels.
+
+Xie et al. 2021, https://arxiv.org/abs/2111.09886: 60 % of the patches are hidden, and the
+L1 distance to their pixels is the loss.
+
+Command: TFDS_DATA_DIR=... python train.py --config=configs/simmim_cifar10.py
+
+Result: untested
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config():
+    config = ConfigDict()
+    config.seed = 0
+    config.batch_size = 128
+    config.total_steps = 5000
+    total_steps = config.get_oneway_ref("total_steps")
+
+    cifar = dict(
+        type="data.sources.TFDS",
+        name="cifar10",
+        features=dict(
+            image=dict(type="data.features.Image", height=32, width=32, encoding="png"),
+            label=dict(type="data.features.Label", num_classes=10),
+        ),
+    )
+    decode = dict(type="vision.transforms.Decode")
+    config.data = dict(
+        type="data.pipeline.Pipeline",
+        source=dict(**cifar, split="train"),
+        transforms=(
+            decode,
+            dict(type="vision.transforms.PadAndCrop", padding=4),
+            dict(type="vision.transforms.RandomFlip"),
+        ),
+        cache=True,
+    )
+    config.task = dict(
+        type="vision.tasks.masked_image_modeling.MaskedImageModeling",
+        model=dict(
+            type="vision.models.simmim.SimMIM",
+            backbone=dict(
+                type="vision.models.vit.ViT",
+                num_classes=0,
+                patch_size=4,
+                embed_dim=96,
+                num_layers=4,
+                num_heads=3,
+                mlp_dim=384,
+                pooling="patch_average",
+                positions="sincos2d_mae",
+            ),
+        ),
+        mask_ratio=0.6,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+    )
+    config.optimizer = dict(
+        type="training.optimizer.with_rules",
+        rule=dict(
+            type="optax.adamw",
+            learning_rate=dict(
+                type="training.optimizer.warmup_cosine",
+                peak=1.5e-3,
+                warmup_steps=total_steps // 20,
+                total_steps=total_steps,
+            ),
+            b1=0.9,
+            b2=0.95,
+            weight_decay=0.05,
+            mask=dict(type="training.optimizer.paths", match="kernel$"),
+        ),
+        clip_norm=1.0,
+    )
+    config.evals = dict(
+        eval=dict(
+            type="training.evaluation.Evaluation",
+            batch_size=500,
+            data=dict(
+                type="data.pipeline.Pipeline",
+                source=dict(**cifar, split="test"),
+                transforms=(decode,),
+            ),
+        )
+    )
+    config.eval_steps = 2000
+    config.checkpoint_steps = 500
+    return config

@@ -1,0 +1,1 @@
+"""Evaluators of images and of what a model makes of them, see `training.evaluation`."""
