@@ -5,7 +5,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from data.features import Image, Label
-from data.sources import Arrays, Digits, ImageFolder, Synthetic
+from data.sources import Arrays, Digits, ImageFolder, Subset, Synthetic
 
 
 def test_digits_are_split_once_and_for_all():
@@ -127,3 +127,32 @@ def test_invented_digits_are_declared_as_the_real_ones():
         for name, f in node["features"].items()
     }
     assert features == Digits.features
+
+
+def test_a_subset_is_always_the_same_part():
+    whole = Digits("train")
+    part, again = Subset(whole, 0.1), Subset(Digits("train"), 0.1)
+    assert len(part) == 144 and part.features is Digits.features
+    images = [part[i]["image"].tobytes() for i in range(len(part))]
+    assert images == [again[i]["image"].tobytes() for i in range(len(again))]
+    everything = [whole[i]["image"].tobytes() for i in range(len(whole))]
+    assert set(images) <= set(everything)
+    other = Subset(whole, 0.1, seed=1)
+    assert images != [other[i]["image"].tobytes() for i in range(len(other))]
+    assert len(Subset(whole, 1)) == len(whole) and len(Subset(whole, 1e-9)) == 1
+    labels = {part[i]["label"] for i in range(len(part))}
+    assert len(labels) == 10
+    assert pickle.loads(pickle.dumps(part))[3]["label"] == part[3]["label"]
+
+
+def test_a_subset_names_the_record_of_its_source(tmp_path):
+    source = Arrays(arrays={"x": np.arange(10)})
+    part = Subset(source, 0.5)
+    place = int(part[2]["x"])
+    assert part.describe(2) == f"record {place}"
+
+
+@pytest.mark.parametrize("share", [0, -0.1, 1.1])
+def test_a_share_beyond_sense_is_named(share):
+    with pytest.raises(ValueError, match=f"share is {share}"):
+        Subset(Digits("test"), share)

@@ -5,6 +5,7 @@ import pytest
 
 from layers.positions import (
     LearnedPositions,
+    ResizePositions,
     resize_positions,
     sincos_1d,
     sincos_2d,
@@ -104,3 +105,23 @@ def test_resizing_parity_with_torch(parity, output, grid, method):
     assert np.abs(y.reshape(expected.shape) - expected).max() <= (
         1e-5 * np.abs(expected).max()
     )
+
+
+def test_tables_are_resized_when_a_run_starts_from_another():
+    table = np.random.default_rng(0).normal(size=(1, 1 + 16, 8)).astype(np.float32)
+    resize = ResizePositions()
+    found = resize("backbone/position_embedding", table, (1, 1 + 64, 8))
+    expected = resize_positions(table, (4, 4), (8, 8), num_prefix=1)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(found[:, 0], table[:, 0])
+    assert resize("backbone/class_token", table, (1, 1, 8)) is None
+
+
+def test_grids_that_are_no_squares_have_to_be_given():
+    table = np.ones((1, 6, 8), np.float32)
+    with pytest.raises(ValueError, match="6 positions are no square grid"):
+        ResizePositions()("position_embedding", table, (1, 24, 8))
+    resize = ResizePositions(old_grid=(2, 3), new_grid=(4, 6))
+    assert resize("position_embedding", table, (1, 24, 8)).shape == (1, 24, 8)
+    with pytest.raises(ValueError, match=r"cannot be resized to \(1, 24, 4\)"):
+        resize("position_embedding", table, (1, 24, 4))

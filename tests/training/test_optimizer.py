@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from training import optimizer
+from training import optimizer, parameters
 from training.config import build
 
 PARAMS = {
@@ -126,3 +126,53 @@ def test_schedules_pass_through_their_points(schedule, points):
         np.testing.assert_allclose(
             schedule(jnp.int32(step)), value, rtol=1e-5, atol=1e-7
         )
+
+
+def test_layers_learn_the_slower_the_deeper_they_lie():
+    """0.5 ** (L + 1) for the embedding, 0.5 ** (L - i) for block i, 1 for norm and head."""
+    leaf = {"kernel": jnp.ones((2, 3))}
+    params = {
+        "backbone": {
+            "patch_embedding": leaf,
+            "class_token": jnp.ones((1, 1, 3)),
+            "encoder": {"block_0": leaf, "block_1": leaf, "norm": leaf},
+        },
+        "head": leaf,
+    }
+    rule = optimizer.with_rules(
+        optax.sgd(1.0), multipliers=optimizer.layerwise_decay(0.5, 2)
+    )
+    updates, _ = rule.update(params, rule.init(params), params)
+    found = {
+        path: float(-x.ravel()[0]) for path, x in parameters.leaves_with_paths(updates)
+    }
+    assert found == {
+        "backbone/class_token": 0.125,
+        "backbone/encoder/block_0/kernel": 0.25,
+        "backbone/encoder/block_1/kernel": 0.5,
+        "backbone/encoder/norm/kernel": 1.0,
+        "backbone/patch_embedding/kernel": 0.125,
+        "head/kernel": 1.0,
+    }
+
+
+def test_stacked_layers_learn_as_separate_ones_do():
+    params = {
+        "patch_embedding": {"kernel": jnp.ones(3)},
+        "encoder": {
+            "blocks": {"kernel": jnp.ones((3, 2, 2)), "bias": jnp.ones((3, 2))}
+        },
+    }
+    multipliers = optimizer.layerwise_decay(0.5, 3, scan=True)
+    rule = optimizer.with_rules(optax.sgd(1.0), multipliers=multipliers)
+    updates, _ = rule.update(params, rule.init(params), params)
+    for leaf in updates["encoder"]["blocks"].values():
+        per_layer = -leaf.reshape(3, -1)
+        np.testing.assert_array_equal(per_layer[:, 0], [0.125, 0.25, 0.5])
+        assert (per_layer == per_layer[:, :1]).all()
+
+
+@pytest.mark.parametrize("decay", [0, -1, 1.5])
+def test_a_decay_beyond_sense_is_named(decay):
+    with pytest.raises(ValueError, match=f"layer-wise decay is {decay}"):
+        optimizer.layerwise_decay(decay, 2)
