@@ -58,12 +58,23 @@ def shrink(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _few_examples(node: Any, length: int) -> Any:
-    """Synthetic sources of one batch and a bit, so that padding is met too."""
+    """Synthetic sources of one batch and a bit, so that padding is met too, without the
+    nodes that need more: those whose type has a true `needs_every_class`."""
     if isinstance(node, list | tuple):
         return [_few_examples(item, length) for item in node]
     if not isinstance(node, Mapping):
         return node
-    node = {key: _few_examples(value, length) for key, value in node.items()}
+    node = {
+        key: _few_examples(value, length)
+        for key, value in node.items()
+        if not _needs_every_class(value)
+    }
     if str(node.get("type", "")).endswith(".Synthetic"):
         node["length"] = length + 1
     return node
+
+
+def _needs_every_class(node: Any) -> bool:
+    if not isinstance(node, Mapping) or "type" not in node:
+        return False
+    return getattr(resolve(node["type"]), "needs_every_class", False)

@@ -11,6 +11,7 @@ value serves any number of shots and classes.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -37,6 +38,8 @@ class FewShot:
     seeds: int = 5
     l2: float = 1.0
     chunk: int = 4096
+    # A smoke run has too few examples.
+    needs_every_class: ClassVar[bool] = True
 
     def __post_init__(self):
         if not self.shots or min(self.shots) < 1:

@@ -9,7 +9,6 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vision.models.colorization import Colorization as Model
-from vision.models.vit import ViT
 from vision.ops import lab
 from vision.tasks.colorization import Colorization
 
@@ -23,6 +22,14 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, image, *, train=False):
         return nn.Conv(313, (2, 2), strides=(2, 2), name="head")(image)
+
+
+class Patches(nn.Module):
+    """The least backbone that learns: a hidden layer on each 2x2 patch."""
+
+    @nn.compact
+    def features(self, image, *, train=False):
+        return nn.gelu(nn.Conv(64, (2, 2), strides=(2, 2), name="patch")(image))
 
 
 def prepare(task, batch):
@@ -94,16 +101,10 @@ def test_a_perfect_guess():
     assert metrics["ab_rmse"].compute() < 0.01
 
 
-@pytest.mark.parametrize("junk", [0.0, 1e30, -3.0, np.nan])
-def test_padding_has_no_influence_on_loss_or_gradient(junk):
+def test_padding_has_no_influence_on_loss_or_gradient():
     task = Colorization(model=Linear(), prior=PRIOR)
     image = make_batch()["image"].astype(np.float32) / 255
-    batch = {"image": image, "mask": np.ones(6, bool)}
-    longer = {
-        "image": np.concatenate([image, np.full((3, 4, 4, 3), junk, np.float32)]),
-        "mask": np.arange(9) < 6,
-    }
-    params, _ = task.init(KEY, batch)
+    params, _ = jax.jit(task.init)(KEY, {"image": image})
 
     @jax.jit
     @jax.value_and_grad
@@ -111,16 +112,21 @@ def test_padding_has_no_influence_on_loss_or_gradient(junk):
         outputs, batch, _ = task.apply(params, {}, batch, rng=KEY, train=True)
         return task.loss(outputs, batch)[0]
 
-    plain, plain_grad = run(params, batch)
-    value, grad = run(params, longer)
-    np.testing.assert_allclose(value, plain, rtol=1e-5)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-        grad,
-        plain_grad,
-    )
-    outputs, prepared, _ = task.apply(params, {}, longer, rng=KEY, train=False)
-    counts = {k: float(m.count) for k, m in task.loss(outputs, prepared)[1].items()}
+    plain, plain_grad = run(params, {"image": image})
+    for junk in (0.0, 1e30, -3.0, np.nan):
+        longer = {
+            "image": np.concatenate([image, np.full((3, 4, 4, 3), junk, np.float32)]),
+            "mask": np.arange(9) < 6,
+        }
+        value, grad = run(params, longer)
+        np.testing.assert_allclose(value, plain, rtol=1e-5)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+            grad,
+            plain_grad,
+        )
+    metrics = loss(task, jnp.zeros((9, 2, 2, 313)), prepare(task, longer))[1]
+    counts = {k: float(m.count) for k, m in metrics.items()}
     assert counts == {"loss": 6, "accuracy": 24, "ab_rmse": 6}
 
 
@@ -151,7 +157,7 @@ def test_rare_colours_weigh_more():
 def test_one_device_as_many():
     task = Colorization(model=Linear(), prior=PRIOR)
     batch = make_batch(8)
-    params, _ = task.init(KEY, batch)
+    params, _ = jax.jit(task.init)(KEY, batch)
 
     @jax.jit
     def run(batch):
@@ -213,30 +219,25 @@ def test_a_prior_from_a_file(tmp_path):
 
 
 def test_it_learns_a_handful_of_images():
-    sizes = {"embed_dim": 16, "num_layers": 1, "num_heads": 2, "mlp_dim": 32}
-    model = Model(ViT(num_classes=0, patch_size=2, positions="sincos2d", **sizes))
-    task = Colorization(model=model)
+    task = Colorization(model=Model(Patches()))
     batch = make_batch(4)
-    batch["image"] = batch["image"].repeat(2, 1).repeat(2, 2)  # a colour per patch
     params, _ = jax.jit(task.init)(KEY, batch)
     optimizer = optax.adam(1e-2)
 
-    @jax.jit
-    def step(carry):
+    def step(carry, _):
         params, opt_state = carry
 
-        def loss(params):
+        def error(params):
             outputs, prepared, _ = task.apply(params, {}, batch, rng=KEY, train=True)
             return task.loss(outputs, prepared)
 
-        grads, metrics = jax.grad(loss, has_aux=True)(params)
+        grads, metrics = jax.grad(error, has_aux=True)(params)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), metrics
 
-    carry = params, optimizer.init(params)
-    found = []
-    for _ in range(150):
-        carry, metrics = step(carry)
-        found.append({k: float(m.compute()) for k, m in metrics.items()})
-    assert found[0]["accuracy"] < 0.2 and found[-1]["accuracy"] > 0.95
-    assert found[-1]["ab_rmse"] < 0.2 * found[0]["ab_rmse"]
+    train = jax.jit(lambda carry: jax.lax.scan(step, carry, length=300))
+    _, metrics = train((params, optimizer.init(params)))
+    accuracy = metrics["accuracy"].total / metrics["accuracy"].count
+    rmse = metrics["ab_rmse"].total / metrics["ab_rmse"].count
+    assert accuracy[0] < 0.2 and accuracy[-1] > 0.95
+    assert rmse[-1] < 0.2 * rmse[0]

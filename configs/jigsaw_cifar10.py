@@ -1,0 +1,96 @@
+"""A small ViT puts the 3x3 tiles of CIFAR-10's pictures in order, without labels.
+
+Command: TFDS_DATA_DIR=... python train.py --config=configs/jigsaw_cifar10.py
+
+Result: untested
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config():
+    config = ConfigDict()
+    config.seed = 0
+    config.batch_size = 256
+    config.total_steps = 10000
+    total_steps = config.get_oneway_ref("total_steps")
+
+    cifar = dict(
+        type="data.sources.TFDS",
+        name="cifar10",
+        features=dict(
+            image=dict(
+                type="data.features.Image",
+                height=32,
+                width=32,
+                encoding="png",
+            ),
+            label=dict(type="data.features.Label", num_classes=10),
+        ),
+    )
+    decode = dict(type="vision.transforms.Decode")
+    config.data = dict(
+        type="data.pipeline.Pipeline",
+        source=dict(**cifar, split="train"),
+        transforms=(
+            decode,
+            dict(type="vision.transforms.PadAndCrop", padding=4),
+            dict(type="vision.transforms.RandomFlip"),
+        ),
+    )
+    # Of 32x32 pixels the middle 30x30 are cut into cells of 10x10, tiles of 8x8 within.
+    config.task = dict(
+        type="vision.tasks.jigsaw.Jigsaw",
+        model=dict(
+            type="vision.models.jigsaw.ContextFreeNetwork",
+            backbone=dict(
+                type="vision.models.vit.ViT",
+                num_classes=0,
+                patch_size=2,
+                embed_dim=128,
+                num_layers=4,
+                num_heads=4,
+                mlp_dim=512,
+                pooling="average",
+                positions="sincos2d_mae",
+            ),
+            num_permutations=64,
+            tile_dim=128,
+            hidden_dim=512,
+            dropout_rate=0.1,
+        ),
+        grid=3,
+        tile_size=8,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+    )
+    config.optimizer = dict(
+        type="training.optimizer.with_rules",
+        rule=dict(
+            type="optax.adamw",
+            learning_rate=dict(
+                type="training.optimizer.warmup_cosine",
+                peak=1e-3,
+                warmup_steps=total_steps // 20,
+                total_steps=total_steps,
+            ),
+            weight_decay=0.05,
+            mask=dict(type="training.optimizer.paths", match="kernel$"),
+        ),
+        clip_norm=1.0,
+    )
+    config.evals = dict(
+        eval=dict(
+            type="training.evaluation.Evaluation",
+            batch_size=256,
+            data=dict(
+                type="data.pipeline.Pipeline",
+                source=dict(**cifar, split="test"),
+                transforms=(decode,),
+            ),
+        )
+    )
+    config.eval_steps = 1000
+    config.checkpoint_steps = 1000
+    config.best_metric = "eval/accuracy"
+    return config
