@@ -2,7 +2,10 @@
 
 Command: python train.py --config=configs/denoising_digits.py
 
-Result: untested
+Of the cross-entropy, 0.215 is the entropy of the test images and cannot be undercut.
+
+Result: test cross-entropy 0.3208; squared error 0.0324, of the corrupted images 0.107;
+36 s of one CPU core
 """
 
 from ml_collections import ConfigDict

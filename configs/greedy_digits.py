@@ -5,7 +5,11 @@ Command: python train.py --config=configs/greedy_digits.py:0, then the same with
 network without pretraining: --config=configs/greedy_digits.py:scratch
 Without an argument (--config=configs/greedy_digits.py) it is :0.
 
-Result: untested
+A wider start does as much as pretraining: with --config.task.model.init_scale=4.0 :scratch
+reaches 96.90 %. The papers' start is too narrow for three layers of sigmoids under SGD.
+
+Result: 96.62 % test accuracy (343 of 355) with pretraining, 32.39 % without; each of the
+five runs takes about 25 s of one CPU core
 """
 
 from ml_collections import ConfigDict

@@ -174,7 +174,8 @@ class MultiHeadAttention(nn.Module):
 
     `apply(..., mutable=["attention_weights"])` also gives the weights of every such layer,
     without a change to the model: 'weights', a tuple of one [B, N, T, S] for each call, at
-    the layer's path in that collection. A layer inside `nn.scan` keeps them to itself.
+    the layer's path in that collection; stacked, [L, B, N, T, S], inside a scanned
+    encoder.
 
     Args:
         num_heads: N.

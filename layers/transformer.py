@@ -225,7 +225,7 @@ class Encoder(nn.Module):
 
         scanned = nn.scan(
             body,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "attention_weights": 0},
             split_rngs={"params": True, "dropout": True},
             length=self.num_layers,
         )

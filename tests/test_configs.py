@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from training import config as configs
-from training import launch, parameters, smoke
+from training import launch, parameters, smoke, study
 from training.run import Run
 
 FILES = {path.stem: path for path in launch.config_files()}
@@ -15,6 +15,10 @@ ARGUMENTS = {
     "mixer_imagenet": ["S/32"],
     "resnet50_imagenet": ["18", "152"],
     "resnet_cifar10": ["164"],
+    "mae_vit_imagenet": ["L/16,1600", "H/14"],
+    "linear_probe_imagenet": ["L/16"],
+    "finetune_imagenet": ["L/16", "H/14"],
+    "finetune_cifar10": ["1", "10"],
 }
 CASES = [(name, None) for name in FILES] + [
     (name, argument) for name, found in ARGUMENTS.items() for argument in found
@@ -68,3 +72,47 @@ def test_schedules_follow_the_length_of_the_run(name):
     schedule = rule.learning_rate
     if "total_steps" in schedule:
         assert schedule.total_steps == 123_456
+
+
+STUDIES = sorted((launch.ROOT / "configs" / "studies").glob("*.py"))
+DATASETS = {
+    "transfer": [
+        None,
+        "folder=nowhere,classes=7,size=48",
+        "tfds=stl10,classes=10,scale=0.5",
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "dataset"),
+    [
+        (path, dataset)
+        for path in STUDIES
+        for dataset in DATASETS.get(path.stem, [None])
+    ],
+    ids=lambda x: getattr(x, "stem", x),
+)
+def test_every_run_of_a_study_builds_on_its_dataset(path, dataset, tmp_path):
+    plain = configs.load(f"{path}:{dataset}" if dataset else str(path))
+    found = study.Study(**plain)
+    assert f"--config=configs/studies/{path.name}" in path.read_text()
+    seen = set()
+    for name in found.runs:
+        config = found.config(name, tmp_path)
+        kind = (found.runs[name]["config"], config["init_from"] is None)
+        if kind in seen:
+            continue  # The same experiment from another start.
+        seen.add(kind)
+        run = Run.from_config(smoke.synthetic(config), jax.devices()[:1])
+        if dataset:
+            image = run.batch["image"].shape[1:]
+            assert image == (48, 48, 3) if "size" in dataset else (32, 32, 3)
+            sources = str([config["data"], config["evals"]])
+            assert "cifar10" not in sources
+    names = {
+        column[1].format(row=row)
+        for column in plain["table"]["columns"]
+        for row in plain["table"]["rows"]
+    }
+    assert names <= set(found.runs)

@@ -281,7 +281,7 @@ def test_layer_sows_its_weights_only_when_asked():
 
 @pytest.mark.parametrize("remat", ["none", "block"])
 @pytest.mark.parametrize("scan", [False, True])
-def test_blocks_sow_their_weights_but_not_from_inside_a_scan(scan, remat):
+def test_blocks_sow_their_weights_also_from_inside_a_scan(scan, remat):
     encoder = Encoder(num_layers=2, num_heads=N, mlp_dim=8, scan=scan, remat=remat)
     variables = jax.eval_shape(encoder.init, KEY, X)
     assert set(variables) == {"params"}
@@ -289,4 +289,7 @@ def test_blocks_sow_their_weights_but_not_from_inside_a_scan(scan, remat):
     found = jax.eval_shape(look, variables, X)[1]
     layer = {"attention": {"weights": ((B, N, T, T),)}}
     expected = {"attention_weights": {"block_0": layer, "block_1": layer}}
-    assert jax.tree.map(jnp.shape, found) == ({} if scan else expected)
+    if scan:
+        stacked = {"attention": {"weights": ((2, B, N, T, T),)}}
+        expected = {"attention_weights": {"blocks": stacked}}
+    assert jax.tree.map(jnp.shape, found) == expected

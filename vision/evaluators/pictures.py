@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from training.errors import RunError
 from training.evaluation import Batches, Report
 from training.features import extract
 from vision import plots
@@ -81,7 +80,7 @@ class RepresentationPictures:
         )
 
     def __call__(self, run: Any, state: Any) -> Report:
-        """Raises RunError for unreadable data, or attention inside a scan."""
+        """Raises RunError for unreadable data."""
         with Batches(self._sample, run, self.num_images) as batches:
             batch = next(batches)
         pictures, skipped = self._network(run, state, batch), 0
@@ -225,16 +224,7 @@ def first_kernel(params: Mapping[str, Any], channels: int) -> Any:
 
 
 def attention_weights(state: Any, inputs: tuple, model: Any) -> list[jax.Array]:
-    """[B, N, T, T] of every block of a network's encoder while it represents examples.
-
-    Raises:
-        RunError: the blocks are scanned, and what happens inside stays there.
-    """
-    if "blocks" in network(state.eval_params).get("encoder", {}):
-        raise RunError(
-            "attention inside a scanned encoder cannot be seen; leave 'attention' out of "
-            "the evaluator's show, or train with model.scan=False"
-        )
+    """[B, N, T, T] of every block of a network's encoder while it represents examples."""
     _, found = model.apply(
         {"params": state.eval_params, **state.collections},
         *inputs,
@@ -243,6 +233,8 @@ def attention_weights(state: Any, inputs: tuple, model: Any) -> list[jax.Array]:
         mutable=["attention_weights"],
     )
     encoder = network(found.get("attention_weights", {})).get("encoder", {})
+    if "blocks" in encoder:  # scanned
+        return list(encoder["blocks"]["attention"]["weights"][0])
     blocks = [encoder.get(f"block_{i}", {}) for i in range(len(encoder))]
     return [b["attention"]["weights"][0] for b in blocks if "attention" in b]
 

@@ -210,16 +210,20 @@ def test_a_wrapped_network_is_seen_like_the_bare_one(tiny, batch, found):
     jax.tree.map(np.testing.assert_array_equal, same, found)
 
 
-def test_attention_inside_a_scan_is_named_and_can_be_left_out(batch):
-    run = vit(scan=True)
-    look = functools.partial(pictures.look, task=run.experiment.task, count=3)
-    with pytest.raises(RunError, match="model.scan=False"):
-        jax.eval_shape(
-            functools.partial(look, show=pictures.PICTURES), run.shapes, batch
-        )
-    show = ("position_similarity", "filters")
-    found = jax.eval_shape(functools.partial(look, show=show), run.shapes, batch)
-    assert set(found) == {"image", "mask", "positions", "kernel"}
+def test_attention_is_seen_inside_a_scan_too(batch):
+    run, plain = vit(scan=True), vit()
+    look = lambda run: jax.eval_shape(
+        functools.partial(
+            pictures.look, task=run.experiment.task, count=3, show=pictures.PICTURES
+        ),
+        run.shapes,
+        batch,
+    )
+    found = look(run)
+    assert jax.tree.map(lambda x: x.shape, found) == jax.tree.map(
+        lambda x: x.shape, look(plain)
+    )
+    assert len(found["means"]) == plain.experiment.task.model.num_layers
 
 
 def test_a_sample_is_random_but_always_the_same_and_names_its_records():

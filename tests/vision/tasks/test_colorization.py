@@ -40,6 +40,18 @@ def loss(task, logits, prepared):
     return jax.jit(task.loss)(logits, prepared)
 
 
+def start(task, batch):
+    """Parameters of the initial size, drawn by numpy, so that nothing compiles."""
+    shapes, _ = jax.eval_shape(task.init, KEY, batch)
+    rng = np.random.default_rng(3)
+
+    def leaf(x):
+        scale = (x.ndim > 1) / np.sqrt(np.prod(x.shape[:-1]))
+        return rng.normal(scale=scale, size=x.shape).astype(np.float32)
+
+    return jax.tree.map(leaf, shapes)
+
+
 def make_batch(size=6, seed=0):
     rng = np.random.default_rng(seed)
     return {"image": rng.integers(0, 256, (size, 4, 4, 3), dtype=np.uint8)}
@@ -104,7 +116,7 @@ def test_a_perfect_guess():
 def test_padding_has_no_influence_on_loss_or_gradient():
     task = Colorization(model=Linear(), prior=PRIOR)
     image = make_batch()["image"].astype(np.float32) / 255
-    params, _ = jax.jit(task.init)(KEY, {"image": image})
+    params = start(task, {"image": image})
 
     @jax.jit
     @jax.value_and_grad
@@ -157,7 +169,7 @@ def test_rare_colours_weigh_more():
 def test_one_device_as_many():
     task = Colorization(model=Linear(), prior=PRIOR)
     batch = make_batch(8)
-    params, _ = jax.jit(task.init)(KEY, batch)
+    params = start(task, batch)
 
     @jax.jit
     def run(batch):
@@ -221,7 +233,7 @@ def test_a_prior_from_a_file(tmp_path):
 def test_it_learns_a_handful_of_images():
     task = Colorization(model=Model(Patches()))
     batch = make_batch(4)
-    params, _ = jax.jit(task.init)(KEY, batch)
+    params = start(task, batch)
     optimizer = optax.adam(1e-2)
 
     def step(carry, _):

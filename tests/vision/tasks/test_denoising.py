@@ -21,6 +21,18 @@ def make_batch(size=6, seed=0):
     return {"image": rng.integers(0, 256, (size, 4, 4, 1), dtype=np.uint8)}
 
 
+def start(task, batch):
+    """Parameters of the initial size, drawn by numpy, so that nothing compiles."""
+    shapes, _ = jax.eval_shape(task.init, KEY, batch)
+    rng = np.random.default_rng(3)
+
+    def leaf(x):
+        scale = (x.ndim > 1) / np.sqrt(np.prod(x.shape[:-1]))
+        return rng.normal(scale=scale, size=x.shape).astype(np.float32)
+
+    return jax.tree.map(leaf, shapes)
+
+
 def draw(noise, amount, rng=KEY, shape=(400, 100)):
     keep, add = corruption(rng, shape, noise=noise, amount=amount)
     assert keep.dtype == add.dtype == jnp.float32
@@ -110,7 +122,7 @@ def test_cross_entropy_is_finite_for_sure_guesses():
 )
 def test_padding_has_no_influence_on_loss_or_gradient(task):
     image = make_batch()["image"].astype(np.float32) / 255
-    params, _ = jax.jit(task.init)(KEY, {"image": image})
+    params = start(task, {"image": image})
     # Rows of noise are drawn for the whole batch, so the same size with other junk.
     image = np.concatenate([image, image[:3]])
     mask = np.arange(9) < 6
@@ -148,7 +160,7 @@ def test_a_batch_of_padding_alone_gives_zero_and_no_nan():
 def test_one_device_as_many(noise):
     task = Denoising(model=MODEL, noise=noise)
     batch = make_batch(8)
-    params, _ = jax.jit(task.init)(KEY, batch)
+    params = start(task, batch)
 
     @jax.jit
     def run(batch):
@@ -189,7 +201,7 @@ def test_it_learns_a_handful_of_images():
         model=model, noise="salt_and_pepper", amount=0.25, objective="squared_error"
     )
     batch = make_batch(4)
-    params, _ = jax.jit(task.init)(KEY, batch)
+    params = start(task, batch)
     _, losses = fit(task, optax.adam(1e-2), batch, params)
     assert losses[0] > 0.06 and losses[-20:].mean() < 0.015
 
@@ -199,7 +211,7 @@ def test_greedy_training_moves_one_layer_only():
     model = StackedAutoencoder(widths=(8, 6), trained_layer=1)
     task = Denoising(model=model, noise="masking", amount=0.2)
     batch = make_batch(4)
-    before, _ = jax.jit(task.init)(KEY, batch)
+    before = start(task, batch)
     rule = optax.adamw(3e-2, weight_decay=0.01)
     optimizer = with_rules(rule, frozen=("^(encoder|decoder)_0/",))
     after, losses = fit(task, optimizer, batch, before, steps=100)
@@ -221,7 +233,7 @@ def test_pictures_show_what_was_seen_made_and_true(layer, monkeypatch):
     model = StackedAutoencoder(widths=(8, 6), trained_layer=layer)
     task = Denoising(model=model, noise="salt_and_pepper", amount=0.5)
     batch = {**make_batch(), "mask": np.arange(6) < 4}
-    params, _ = jax.jit(task.init)(KEY, batch)
+    params = start(task, batch)
     outputs, prepared, _ = jax.device_get(
         jax.jit(lambda p: task.apply(p, {}, batch, rng=KEY, train=False))(params)
     )

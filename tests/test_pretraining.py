@@ -1,0 +1,157 @@
+"""Every way of pretraining resumes to the last bit and does not depend on the devices."""
+
+import jax
+import numpy as np
+import pytest
+from test_configs import load
+
+from training import checkpoint, evaluation, loop
+from training.errors import RunError
+from training.run import Run
+
+VIT = {
+    "type": "vision.models.vit.ViT",
+    "num_classes": 0,
+    "patch_size": 2,
+    "embed_dim": 16,
+    "num_layers": 1,
+    "num_heads": 2,
+    "mlp_dim": 16,
+    "positions": "sincos2d_mae",
+}
+SIMMIM = {
+    "type": "vision.tasks.masked_image_modeling.MaskedImageModeling",
+    "model": {"type": "vision.models.simmim.SimMIM", "backbone": VIT},
+    "mask_ratio": 0.5,
+}
+NAMES = ("mae", "simmim", "rotation", "simclr", "denoising")
+
+
+def config(name, **changes):
+    found = load(f"{name}_digits" if name != "simmim" else "mae_digits")
+    found |= {"batch_size": 16, "evals": {}, "best_metric": None} | changes
+    if name == "simmim":
+        found["task"] = SIMMIM
+    model = found["task"]["model"]
+    for network in (model, model.get("backbone", {})):
+        if network.get("type", "").endswith(".ViT"):
+            network |= {**VIT, "num_classes": network.get("num_classes", 0)}
+    return found
+
+
+def follow(run, state, first, steps):
+    losses = []
+    with run.experiment.data.train_batches(
+        batch_size=16, seed=0, start_step=first
+    ) as batches:
+        for _ in range(steps):
+            state, metrics = run.update(state, run.layout.put(next(batches)))
+            losses.append(float(metrics["loss"].compute()))
+    return losses, state
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_resumed_it_ends_where_an_unbroken_run_does(name, tmp_path):
+    run = Run.from_config(config(name), jax.devices()[:1])
+    unbroken, last = follow(run, run.init(), 0, 6)
+    start, state = follow(run, run.init(), 0, 3)
+    keeper = checkpoint.Checkpointer(tmp_path)
+    keeper.save(3, state)
+    keeper.wait()
+    restored = keeper.restore(run.target).state
+    keeper.close()
+    rest, end = follow(run, restored, 3, 3)
+    assert start + rest == unbroken
+    jax.tree.map(
+        np.testing.assert_array_equal, jax.device_get(last), jax.device_get(end)
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_eight_devices_follow_one(name):
+    losses = []
+    for devices in (1, 8):
+        run = Run.from_config(config(name, mesh={"data": -1}), jax.devices()[:devices])
+        losses.append(follow(run, run.init(), 0, 6)[0])
+    np.testing.assert_allclose(*losses, rtol=2e-5)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("mae")
+    short = {"total_steps": 2, "checkpoint_steps": 0, "log_steps": 1}
+    plain = config("mae", **short)
+    plain["task"]["model"]["backbone"] = {**VIT, "positions": "learned"}
+    assert loop.train(plain, workdir) == 0
+    return workdir
+
+
+def probe(path, **backbone):
+    found = load("linear_probe_digits") | {"evals": {}}
+    found["init_from"]["path"] = str(path)
+    found["task"]["model"]["backbone"] = {**VIT, "positions": "learned", **backbone}
+    return found
+
+
+def begin(plain):
+    run = Run.from_config(plain, jax.devices()[:1])
+    return run.experiment.init_from(run, run.init())[0]
+
+
+def test_a_probe_starts_from_what_was_pretrained(pretrained):
+    state = begin(probe(pretrained))
+    from training import config as configs
+
+    run = Run.from_config(configs.read(pretrained))
+    source = evaluation.restore(pretrained, run, "last").state.params["backbone"]
+    for path, value in jax.tree_util.tree_leaves_with_path(state.params["backbone"]):
+        found = source
+        for key in path:
+            found = found[key.key]
+        np.testing.assert_array_equal(value, found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"patch_size": 4},
+            r"patch_embedding/kernel is \(2, 2, 1, 16\) there and \(4, 4",
+        ),
+        ({"num_layers": 2}, r"nothing for .*encoder/block_1"),
+        ({"embed_dim": 32}, r"of another size"),
+    ],
+)
+def test_another_architecture_or_patch_size_is_refused(pretrained, changes, message):
+    with pytest.raises(RunError, match=message):
+        begin(probe(pretrained, **changes))
+
+
+def test_positions_of_other_pictures_are_resized_on_request_only(pretrained):
+    plain = probe(pretrained)
+    image = {"type": "data.features.Image", "height": 12, "width": 12, "channels": 1}
+    label = {"type": "data.features.Label", "num_classes": 10}
+    plain["data"]["source"] = {
+        "type": "data.sources.Synthetic",
+        "features": {"image": image, "label": label},
+        "length": 8,
+    }
+    with pytest.raises(RunError, match=r"position_embedding is \(1, 17, 16\) there"):
+        begin(plain)
+    plain["init_from"]["adapters"] = [{"type": "layers.positions.ResizePositions"}]
+    table = begin(plain).params["backbone"]["position_embedding"]
+    assert table.shape == (1, 37, 16) and np.abs(table).sum() > 0
+
+
+def test_the_two_linear_probes_agree_on_digits(tmp_path):
+    """Within one point, on the untrained features of a ViT."""
+    plain = load("linear_probe_digits") | {"init_from": None}
+    del plain["evals"]["pictures"]
+    heads = plain["evals"]["representation"]["heads"]
+    plain["evals"]["representation"]["heads"] = {"logistic": heads["logistic"]}
+    assert loop.train(plain, tmp_path) == 0
+    from training.writer import read_metrics
+
+    last = read_metrics(tmp_path)[-1]
+    trained, closed = last["eval/accuracy"], last["representation/logistic_accuracy"]
+    assert abs(trained - closed) <= 0.01
