@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 def get_config():
     config = ConfigDict()
     config.seed = 0
-    config.batch_size = 206
+    config.batch_size = 200
     config.total_steps = 1400
     total_steps = config.get_oneway_ref("total_steps")
     config.init_from = dict(

@@ -19,6 +19,7 @@ ARGUMENTS = {
     "linear_probe_imagenet": ["L/16"],
     "finetune_imagenet": ["L/16", "H/14"],
     "finetune_cifar10": ["1", "10"],
+    "greedy_digits": ["2", "finetune"],
 }
 CASES = [(name, None) for name in FILES] + [
     (name, argument) for name, found in ARGUMENTS.items() for argument in found

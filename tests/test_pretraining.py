@@ -6,8 +6,10 @@ import pytest
 from test_configs import load
 
 from training import checkpoint, evaluation, loop
+from training import config as configs
 from training.errors import RunError
 from training.run import Run
+from training.writer import read_metrics
 
 VIT = {
     "type": "vision.models.vit.ViT",
@@ -50,10 +52,24 @@ def follow(run, state, first, steps):
     return losses, state
 
 
+@pytest.fixture(scope="module")
+def unbroken():
+    """unbroken(name): the run on one device, its losses of six steps, its last state."""
+    cache = {}
+
+    def followed(name):
+        if name not in cache:
+            run = Run.from_config(config(name), jax.devices()[:1])
+            losses, state = follow(run, run.init(), 0, 6)
+            cache[name] = run, losses, jax.device_get(state)
+        return cache[name]
+
+    return followed
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_resumed_it_ends_where_an_unbroken_run_does(name, tmp_path):
-    run = Run.from_config(config(name), jax.devices()[:1])
-    unbroken, last = follow(run, run.init(), 0, 6)
+def test_resumed_it_ends_where_an_unbroken_run_does(name, unbroken, tmp_path):
+    run, losses, last = unbroken(name)
     start, state = follow(run, run.init(), 0, 3)
     keeper = checkpoint.Checkpointer(tmp_path)
     keeper.save(3, state)
@@ -61,28 +77,28 @@ def test_resumed_it_ends_where_an_unbroken_run_does(name, tmp_path):
     restored = keeper.restore(run.target).state
     keeper.close()
     rest, end = follow(run, restored, 3, 3)
-    assert start + rest == unbroken
-    jax.tree.map(
-        np.testing.assert_array_equal, jax.device_get(last), jax.device_get(end)
-    )
+    assert start + rest == losses
+    jax.tree.map(np.testing.assert_array_equal, last, jax.device_get(end))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_eight_devices_follow_one(name):
-    losses = []
-    for devices in (1, 8):
-        run = Run.from_config(config(name, mesh={"data": -1}), jax.devices()[:devices])
-        losses.append(follow(run, run.init(), 0, 6)[0])
-    np.testing.assert_allclose(*losses, rtol=2e-5)
+def test_eight_devices_follow_one(name, unbroken):
+    run = Run.from_config(config(name, mesh={"data": 8}))
+    losses, _ = follow(run, run.init(), 0, 6)
+    np.testing.assert_allclose(losses, unbroken(name)[1], rtol=2e-5)
 
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
+    """A run folder of MAE at its first step."""
     workdir = tmp_path_factory.mktemp("mae")
-    short = {"total_steps": 2, "checkpoint_steps": 0, "log_steps": 1}
-    plain = config("mae", **short)
+    plain = config("mae")
     plain["task"]["model"]["backbone"] = {**VIT, "positions": "learned"}
-    assert loop.train(plain, workdir) == 0
+    run = Run.from_config(plain, jax.devices()[:1])
+    loop.prepare_workdir(plain, workdir)
+    keeper = checkpoint.Checkpointer(workdir)
+    keeper.save(0, run.init())
+    keeper.close()
     return workdir
 
 
@@ -100,9 +116,7 @@ def begin(plain):
 
 def test_a_probe_starts_from_what_was_pretrained(pretrained):
     state = begin(probe(pretrained))
-    from training import config as configs
-
-    run = Run.from_config(configs.read(pretrained))
+    run = Run.from_config(configs.read(pretrained), jax.devices()[:1])
     source = evaluation.restore(pretrained, run, "last").state.params["backbone"]
     for path, value in jax.tree_util.tree_leaves_with_path(state.params["backbone"]):
         found = source
@@ -143,6 +157,7 @@ def test_positions_of_other_pictures_are_resized_on_request_only(pretrained):
     assert table.shape == (1, 37, 16) and np.abs(table).sum() > 0
 
 
+@pytest.mark.slow
 def test_the_two_linear_probes_agree_on_digits(tmp_path):
     """Within one point, on the untrained features of a ViT."""
     plain = load("linear_probe_digits") | {"init_from": None}
@@ -150,8 +165,6 @@ def test_the_two_linear_probes_agree_on_digits(tmp_path):
     heads = plain["evals"]["representation"]["heads"]
     plain["evals"]["representation"]["heads"] = {"logistic": heads["logistic"]}
     assert loop.train(plain, tmp_path) == 0
-    from training.writer import read_metrics
-
     last = read_metrics(tmp_path)[-1]
     trained, closed = last["eval/accuracy"], last["representation/logistic_accuracy"]
     assert abs(trained - closed) <= 0.01

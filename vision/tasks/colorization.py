@@ -126,14 +126,15 @@ class Colorization(ImageTask):
         if not real.any():
             return {}
         ab, logits = ab[real], np.asarray(outputs)[real]
-        coarse = np.asarray(lab.annealed_mean(logits, temperature=self.temperature))
+        decode = jax.jit(lab.annealed_mean)
+        coarse = np.asarray(decode(logits, temperature=self.temperature))
         size = ab.shape[2], ab.shape[1]
         guess = np.stack([cv2.resize(x, size) for x in coarse])
         lightness = np.asarray(batch["lightness"])[real]
         lightness = 100 * (lightness * np.float32(self.std) + np.float32(self.mean))
 
         def picture(ab: np.ndarray) -> np.ndarray:
-            rgb = lab.lab_to_rgb(np.concatenate([lightness, ab], axis=-1))
+            rgb = jax.jit(lab.lab_to_rgb)(np.concatenate([lightness, ab], axis=-1))
             return np.round(255 * np.asarray(rgb)).astype(np.uint8)
 
         triplets = [picture(x) for x in (np.zeros_like(ab), guess, ab)]
