@@ -6,7 +6,7 @@ rates, drop path, RandAugment, mixup and CutMix, label smoothing, a moving avera
 Command: TFDS_DATA_DIR=... python train.py --config=configs/finetune_cifar10.py
     --config.init_from.path=runs/mae_cifar10
 Shares of the labels, in per cent: --config=configs/finetune_cifar10.py:1 (or 10, 100)
-From scratch: --config.init_from=None
+From scratch: --config.init_from=None --config.optimizer.multipliers='()'
 
 Result: untested
 """
@@ -14,7 +14,7 @@ Result: untested
 from ml_collections import ConfigDict
 
 # Steps of the update for each share of the labels.
-STEPS = {"1": 400, "10": 1200, "100": 4000}
+STEPS = {"1": 160, "10": 300, "100": 4000}
 
 
 def get_config(percent="100"):

@@ -18,7 +18,7 @@ def get_config():
     config = ConfigDict()
     config.seed = 0
     config.batch_size = 250
-    config.total_steps = 800
+    config.total_steps = 300
     total_steps = config.get_oneway_ref("total_steps")
     config.init_from = dict(
         type="training.initialization.FromRun",

@@ -98,13 +98,13 @@ def test_every_run_of_a_study_builds_on_its_dataset(path, dataset, tmp_path):
     plain = configs.load(f"{path}:{dataset}" if dataset else str(path))
     found = study.Study(**plain)
     assert f"--config=configs/studies/{path.name}" in path.read_text()
-    seen = set()
-    for name in found.runs:
+    seen = []
+    for name in found.names:
         config = found.config(name, tmp_path)
-        kind = (found.runs[name]["config"], config["init_from"] is None)
+        kind = (config["task"], config["data"], config.get("init_from") is None)
         if kind in seen:
             continue  # The same experiment from another start.
-        seen.add(kind)
+        seen.append(kind)
         run = Run.from_config(smoke.synthetic(config), jax.devices()[:1])
         if dataset:
             image = run.batch["image"].shape[1:]
@@ -116,4 +116,4 @@ def test_every_run_of_a_study_builds_on_its_dataset(path, dataset, tmp_path):
         for column in plain["table"]["columns"]
         for row in plain["table"]["rows"]
     }
-    assert names <= set(found.runs)
+    assert names <= set(found.names)

@@ -3,11 +3,12 @@
     python -m training.study --config=configs/studies/NAME.py [--workdir=DIR] [--only=PATTERN]
     python -m training.study --workdir=DIR --table
 
-The config of a study holds `runs`, by name in the order they are made,
+The config of a study holds `runs`, in the order they are made,
 
-    runs = dict(
-        mae=dict(config="configs/mae_cifar10.py"),
-        probe_mae=dict(
+    runs = (
+        dict(name="mae", config="configs/mae_cifar10.py"),
+        dict(
+            name="probe_mae",
             config="configs/linear_probe_cifar10.py:argument",
             changes=(("init_from.path", "{workdir}/mae"),),
         ),
@@ -23,7 +24,7 @@ import dataclasses
 import json
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -40,27 +41,32 @@ class Study:
     """What a study's config says.
 
     Args:
-        runs: name -> {'config': 'FILE.py[:argument]', 'changes': pairs of a
-            dotted path and its new value}.
+        runs: {'name', 'config': 'FILE.py[:argument]', 'changes': pairs of a dotted path
+            and its new value} of each.
         table: {'title', 'rows', 'columns'}; see the module.
     """
 
-    runs: Mapping[str, Mapping[str, Any]]
+    runs: Sequence[Mapping[str, Any]]
     table: Mapping[str, Any]
 
     def __post_init__(self):
-        for name, run in self.runs.items():
-            if not set(run) <= {"config", "changes"} or "config" not in run:
+        for run in self.runs:
+            if not {"name", "config"} <= set(run) <= {"name", "config", "changes"}:
                 raise ValueError(
-                    f"run {name!r} has {', '.join(run)}; it needs 'config' and may have "
-                    "'changes'"
+                    f"a run has {', '.join(run)}; it needs name and config, and may have "
+                    "changes"
                 )
+
+    @property
+    def names(self) -> list[str]:
+        """Of the runs, in their order."""
+        return [run["name"] for run in self.runs]
 
     def config(self, name: str, workdir: pathlib.Path) -> dict[str, Any]:
         """The plain config of one of the runs."""
         from training import config as configs
 
-        run = self.runs[name]
+        run = self.runs[self.names.index(name)]
         config = configs.load(run["config"])
         for path, value in run.get("changes", ()):
             change(config, path, _filled(value, workdir))
@@ -119,9 +125,9 @@ def run(study: Study, workdir: pathlib.Path, only: str = "") -> int:
 
     from training import loop
 
-    names = [name for name in study.runs if re.search(only, name)]
+    names = [name for name in study.names if re.search(only, name)]
     if not names:
-        raise RunError(f"--only={only} matches none of {', '.join(study.runs)}")
+        raise RunError(f"--only={only} matches none of {', '.join(study.names)}")
     for i, name in enumerate(names, 1):
         if jax.process_index() == 0:
             print(f"run {i} of {len(names)}: {name}", flush=True)

@@ -17,12 +17,21 @@ from ml_collections import ConfigDict
 # Updates that cost about the same time; MAE computes a quarter of the patches.
 STEPS = dict(rotation=1200, simmim=1200, mae=3000, supervised=1200)
 
+# Strong augmentation and mixing pay in longer trainings only.
+LIGHT = (
+    dict(type="vision.transforms.Decode"),
+    dict(type="vision.transforms.PadAndCrop", padding=4),
+    dict(type="vision.transforms.RandomFlip"),
+)
+# From scratch all layers learn at one rate.
+SCRATCH = dict(init_from=None, optimizer__multipliers=())
+
 
 def get_config(dataset="tfds=cifar10,classes=10"):
     options = dict(part.split("=", 1) for part in dataset.split(","))
     scale = float(options.get("scale", 1))
 
-    def run(config, steps=None, **changes):
+    def run(name, config, steps=None, **changes):
         evals = ["evals.eval.data"]
         if "linear_probe" in config:
             evals += ["evals.representation.test", "evals.representation.train"]
@@ -34,27 +43,40 @@ def get_config(dataset="tfds=cifar10,classes=10"):
         changes |= _data_changes(options, train, evals)
         if "mae" not in config and "simmim" not in config and "rotation" not in config:
             changes["task.model.num_classes"] = int(options["classes"])
-        return dict(config=f"configs/{config}", changes=tuple(changes.items()))
+        return dict(
+            name=name, config=f"configs/{config}", changes=tuple(changes.items())
+        )
 
-    runs = dict(
-        mae=run("mae_cifar10.py", STEPS["mae"]),
-        simmim=run("simmim_cifar10.py", STEPS["simmim"]),
-        rotation=run("rotation_cifar10.py", STEPS["rotation"]),
-        supervised=run("finetune_cifar10.py:100", STEPS["supervised"], init_from=None),
-    )
+    runs = [
+        run("mae", "mae_cifar10.py", STEPS["mae"]),
+        run("simmim", "simmim_cifar10.py", STEPS["simmim"]),
+        run("rotation", "rotation_cifar10.py", STEPS["rotation"]),
+        run(
+            "supervised",
+            "finetune_cifar10.py:100",
+            STEPS["supervised"],
+            task__mixing=None,
+            data__transforms=LIGHT,
+            **SCRATCH,
+        ),
+    ]
     rows = ("random", "rotation", "simmim", "mae", "supervised")
     for row in rows:
         start = dict(init_from__path="{workdir}/" + row)
-        if row == "random":
-            start = dict(init_from=None)
-        runs[f"probe_{row}"] = run("linear_probe_cifar10.py", **start)
+        untrained = row == "random"
+        probe = dict(init_from=None) if untrained else start
+        runs.append(run(f"probe_{row}", "linear_probe_cifar10.py", **probe))
         for percent in ("1", "10"):
-            runs[f"finetune_{percent}_{row}"] = run(
-                f"finetune_cifar10.py:{percent}", **start
+            runs.append(
+                run(
+                    f"finetune_{percent}_{row}",
+                    f"finetune_cifar10.py:{percent}",
+                    **(SCRATCH if untrained else start),
+                )
             )
 
     config = ConfigDict()
-    config.runs = runs
+    config.runs = tuple(runs)
     config.table = dict(
         title="test accuracy, %",
         rows=rows,
@@ -103,9 +125,10 @@ def _data_changes(options, train, evals):
         dict(type="vision.transforms.RandomResizedCrop", size=size, area=(0.3, 1.0)),
         dict(type="vision.transforms.RandomFlip"),
     )
-    changes = {train: source("train"), "data.transforms": random}
+    changes = {train: source("train"), "data.transforms": random, "data.cache": False}
     for path in evals:
         split = "train" if path.endswith("train") else "test"
         changes[f"{path}.source"] = source(split)
         changes[f"{path}.transforms"] = plain
+        changes[f"{path}.cache"] = False
     return changes

@@ -27,9 +27,10 @@ START = {
 def made(tmp_path):
     base = tmp_path / "base.py"
     base.write_text(BASE)
-    runs = {
-        "first": {"config": f"{base}:3"},
-        "second": {
+    runs = [
+        {"name": "first", "config": f"{base}:3"},
+        {
+            "name": "second",
             "config": str(base),
             "changes": [
                 ["init_from", START],
@@ -37,7 +38,7 @@ def made(tmp_path):
                 ["optimizer.learning_rate", 0.0],
             ],
         },
-    }
+    ]
     table = {
         "title": "toy",
         "rows": ["first", "second", "third"],
@@ -74,18 +75,20 @@ def test_what_is_wrong_is_named_with_its_run(made):
         study.run(found, workdir, only="thrid")
     with pytest.raises(RunError, match="run second: .*no run with checkpoints"):
         study.run(found, workdir, only="second")
-    config["runs"]["second"]["changes"].append(["task.modle.width", 3])
+    config["runs"][1]["changes"].append(["task.modle.width", 3])
     with pytest.raises(RunError, match="no 'task.modle.width'; it ends at 'modle'"):
         study.run(found, workdir, only="second")
     with pytest.raises(RunError, match="holds no study"):
         study.read(workdir / "other")
-    with pytest.raises(ValueError, match="'first' has file; it needs 'config'"):
-        study.Study(runs={"first": {"file": "x"}}, table={})
+    with pytest.raises(
+        ValueError, match="a run has name, file; it needs name and config"
+    ):
+        study.Study(runs=[{"name": "first", "file": "x"}], table={})
 
 
 def test_a_missing_config_file_is_named(made):
     config, workdir = made
-    config["runs"]["first"]["config"] = "configs/none.py"
+    config["runs"][0]["config"] = "configs/none.py"
     with pytest.raises(RunError, match="no config 'configs/none.py'"):
         study.run(study.Study(**config), workdir, only="first")
 
