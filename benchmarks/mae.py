@@ -61,17 +61,29 @@ def build(kind, size: str, depth: int, ratio: float, dtype: str | None):
     return MaskedAutoencoding(model=model, normalize_target=True)
 
 
+OPTIMIZER = optax.adamw(1.5e-4, b2=0.95, weight_decay=0.05)
+
+
+def initializer(task: MaskedAutoencoding, batch: dict) -> partial:
+    """() -> the state at step 0."""
+    return partial(create, task, OPTIMIZER, batch, seed=0, ema=False)
+
+
+def step_flops(task: MaskedAutoencoding, batch: dict) -> int:
+    """FLOPs of an update, from its trace."""
+    step = partial(train_step, task=task, optimizer=OPTIMIZER)
+    return flops.count(step, jax.eval_shape(initializer(task, batch)), batch)
+
+
 class Contestant:
     """A compiled step and its state."""
 
     def __init__(self, task: MaskedAutoencoding, batch: dict):
-        optimizer = optax.adamw(1.5e-4, b2=0.95, weight_decay=0.05)
-        step = partial(train_step, task=task, optimizer=optimizer)
+        step = partial(train_step, task=task, optimizer=OPTIMIZER)
         options = compilation.compiler_options(None, devices=1, traced=False)
         self._step = jax.jit(step, donate_argnums=0, compiler_options=options or None)
-        init = partial(create, task, optimizer, batch, seed=0, ema=False)
-        self._state, self._batch = jax.jit(init)(), batch
-        self.flops = flops.count(self._step, self._state, batch)
+        self._state, self._batch = jax.jit(initializer(task, batch))(), batch
+        self.flops = step_flops(task, batch)
         self.seconds: list[float] = []
         self._run()
 
