@@ -14,7 +14,7 @@ Result: untested
 from ml_collections import ConfigDict
 
 # Steps of the update for each share of the labels.
-STEPS = {"1": 160, "10": 300, "100": 4000}
+STEPS = {"1": 160, "10": 240, "100": 4000}
 
 
 def get_config(percent="100"):

@@ -76,7 +76,7 @@ def get_config():
             type="optax.lars",
             learning_rate=dict(
                 type="training.optimizer.warmup_cosine",
-                peak=10.0,
+                peak=30.0,
                 warmup_steps=total_steps // 10,
                 total_steps=total_steps,
             ),

@@ -12,7 +12,7 @@ def get_config():
     config = ConfigDict()
     config.seed = 0
     config.batch_size = 128
-    config.total_steps = 4000
+    config.total_steps = 2000
     total_steps = config.get_oneway_ref("total_steps")
 
     cifar = dict(
@@ -86,6 +86,6 @@ def get_config():
             ),
         )
     )
-    config.eval_steps = 2000
+    config.eval_steps = 1000
     config.checkpoint_steps = 500
     return config

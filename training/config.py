@@ -14,7 +14,7 @@ import inspect
 import json
 import pathlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from training import errors, sharding
@@ -228,11 +228,15 @@ def plain(config: Any) -> Any:
         ) from error
 
 
-def load(argument: str) -> dict[str, Any]:
+def load(argument: str, changes: Sequence[tuple[str, Any]] = ()) -> dict[str, Any]:
     """The plain config that 'FILE.py' or 'FILE.py:argument' stands for.
 
+    Args:
+        changes: (dotted path, value) pairs, made before references are resolved: what
+            follows `total_steps` follows its new value, as with `--config.total_steps`.
+
     Raises:
-        ConfigError: there is no such file.
+        ConfigError: there is no such file, or no place of a change's name.
     """
     name, _, rest = argument.partition(":")
     root = pathlib.Path(__file__).resolve().parent.parent
@@ -242,7 +246,28 @@ def load(argument: str) -> dict[str, Any]:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return plain(module.get_config(*([rest] if rest else [])))
+    config = module.get_config(*([rest] if rest else []))
+    for place, value in changes:
+        _change(config, place, value)
+    return plain(config)
+
+
+def _change(config: Any, place: str, value: Any) -> None:
+    *parents, last = place.split(".")
+    node = config
+    for name in parents:
+        if not isinstance(node, Mapping) and not hasattr(node, "to_dict"):
+            node = {}
+        if name not in node:
+            raise errors.ConfigError(
+                f"changes: the config has no {place!r}; it ends at {name!r}"
+            )
+        node = node[name]
+    if not hasattr(node, "to_dict"):
+        node[last] = value
+        return
+    with node.unlocked(), node.ignore_type():
+        node[last] = value
 
 
 def write(config: Mapping[str, Any], workdir: pathlib.Path) -> None:

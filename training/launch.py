@@ -15,6 +15,7 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
+from training import allocator
 from training.errors import EXIT_FAILURE, RunError, first_line
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -161,11 +162,12 @@ def config_argument() -> str:
 
 
 def set_up() -> None:
-    """Joins the cluster, turns the compilation cache on, quietens libraries.
+    """Joins the cluster, turns the compilation cache on, keeps memory, quietens libraries.
 
     Raises:
         RunError: the processes of a multi-process run do not meet.
     """
+    allocator.keep_freed_memory()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     for name in ("absl", "jax"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -67,10 +67,10 @@ class Study:
         from training import config as configs
 
         run = self.runs[self.names.index(name)]
-        config = configs.load(run["config"])
-        for path, value in run.get("changes", ()):
-            change(config, path, _filled(value, workdir))
-        return config
+        changes = [
+            (path, _filled(value, workdir)) for path, value in run.get("changes", ())
+        ]
+        return configs.load(run["config"], changes)
 
     def cells(self, workdir: pathlib.Path) -> list[list[float | None]]:
         """A row of values for each of the table's rows; None where there is none yet."""
@@ -81,23 +81,6 @@ class Study:
             ]
             for row in self.table["rows"]
         ]
-
-
-def change(config: dict[str, Any], path: str, value: Any) -> None:
-    """Sets config[a][b][c] for the path 'a.b.c'.
-
-    Raises:
-        ConfigError: there is no place of that name.
-    """
-    *parents, last = path.split(".")
-    node = config
-    for name in parents:
-        if not isinstance(node, Mapping) or name not in node:
-            raise ConfigError(
-                f"changes: the config has no {path!r}; it ends at {name!r}"
-            )
-        node = node[name]
-    node[last] = value
 
 
 def _filled(value: Any, workdir: pathlib.Path) -> Any:

@@ -9,13 +9,21 @@ On other images: --config=configs/studies/transfer.py:DATASET, where DATASET is
     tfds=NAME,classes=K            splits 'train' and 'test' of a TFDS dataset
     folder=PATH,classes=K          PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg
     and perhaps size=S             images become S x S (32); S is a multiple of 4
-    and perhaps scale=X            X times as many steps in every training
+    and perhaps scale=X            X times as many steps in every run
 """
 
 from ml_collections import ConfigDict
 
 # Updates that cost about the same time; MAE computes a quarter of the patches.
-STEPS = dict(rotation=1200, simmim=1200, mae=3000, supervised=1200)
+STEPS = dict(
+    rotation=900,
+    simmim=900,
+    mae=2000,
+    supervised=900,
+    probe=300,
+    finetune_1=160,
+    finetune_10=240,
+)
 
 # Strong augmentation and mixing pay in longer trainings only.
 LIGHT = (
@@ -26,18 +34,32 @@ LIGHT = (
 # From scratch all layers learn at one rate.
 SCRATCH = dict(init_from=None, optimizer__multipliers=())
 
+COLUMNS = (
+    ("kNN", "probe_{row}", "representation/knn_accuracy", 100.0),
+    (
+        "probe, closed form",
+        "probe_{row}",
+        "representation/logistic_accuracy",
+        100.0,
+    ),
+    ("probe, trained", "probe_{row}", "eval/accuracy", 100.0),
+    ("10 shots a class", "probe_{row}", "representation/few_shot_10", 100.0),
+    ("fine-tuned, 1 %", "finetune_1_{row}", "eval/accuracy", 100.0),
+    ("fine-tuned, 10 %", "finetune_10_{row}", "eval/accuracy", 100.0),
+)
+
 
 def get_config(dataset="tfds=cifar10,classes=10"):
     options = dict(part.split("=", 1) for part in dataset.split(","))
     scale = float(options.get("scale", 1))
 
-    def run(name, config, steps=None, **changes):
+    def run(name, config, **changes):
         evals = ["evals.eval.data"]
         if "linear_probe" in config:
             evals += ["evals.representation.test", "evals.representation.train"]
         changes = {key.replace("__", "."): value for key, value in changes.items()}
-        if steps:
-            changes["total_steps"] = round(scale * steps)
+        kind = name if name in STEPS else name.rsplit("_", 1)[0]
+        changes = {"total_steps": max(1, round(scale * STEPS[kind])), **changes}
         share = config.startswith("finetune") and not config.endswith(":100")
         train = "data.source.source" if share else "data.source"
         changes |= _data_changes(options, train, evals)
@@ -48,13 +70,12 @@ def get_config(dataset="tfds=cifar10,classes=10"):
         )
 
     runs = [
-        run("mae", "mae_cifar10.py", STEPS["mae"]),
-        run("simmim", "simmim_cifar10.py", STEPS["simmim"]),
-        run("rotation", "rotation_cifar10.py", STEPS["rotation"]),
+        run("mae", "mae_cifar10.py"),
+        run("simmim", "simmim_cifar10.py"),
+        run("rotation", "rotation_cifar10.py"),
         run(
             "supervised",
             "finetune_cifar10.py:100",
-            STEPS["supervised"],
             task__mixing=None,
             data__transforms=LIGHT,
             **SCRATCH,
@@ -80,19 +101,7 @@ def get_config(dataset="tfds=cifar10,classes=10"):
     config.table = dict(
         title="test accuracy, %",
         rows=rows,
-        columns=(
-            ("kNN", "probe_{row}", "representation/knn_accuracy", 100.0),
-            (
-                "probe, closed form",
-                "probe_{row}",
-                "representation/logistic_accuracy",
-                100.0,
-            ),
-            ("probe, trained", "probe_{row}", "eval/accuracy", 100.0),
-            ("10 shots a class", "probe_{row}", "representation/few_shot_10", 100.0),
-            ("fine-tuned, 1 %", "finetune_1_{row}", "eval/accuracy", 100.0),
-            ("fine-tuned, 10 %", "finetune_10_{row}", "eval/accuracy", 100.0),
-        ),
+        columns=COLUMNS,
     )
     return config
 

@@ -103,3 +103,43 @@ def test_differences_name_the_path():
         "a.c: 2 -> 3",
         "e: '(none)' -> 0",
     ]
+
+
+FOLLOWING = """
+from ml_collections import ConfigDict
+
+def get_config(steps="10"):
+    config = ConfigDict()
+    config.total_steps = int(steps)
+    config.data = dict(transforms=(dict(type="a"),), size=3)
+    config.optimizer = dict(warmup=config.get_oneway_ref("total_steps") // 5)
+    config.init_from = dict(path="x")
+    return config
+"""
+
+
+def test_changes_are_made_before_references_are_resolved(tmp_path):
+    path = tmp_path / "following.py"
+    path.write_text(FOLLOWING)
+    assert configs.load(f"{path}:20")["optimizer"]["warmup"] == 4
+    found = configs.load(
+        str(path),
+        [
+            ("total_steps", 100),
+            ("data.transforms", ({"type": "b"}, {"type": "c"})),
+            ("data.new", 1.5),
+            ("init_from", None),
+        ],
+    )
+    assert found == {
+        "total_steps": 100,
+        "data": {"transforms": [{"type": "b"}, {"type": "c"}], "size": 3, "new": 1.5},
+        "optimizer": {"warmup": 20},
+        "init_from": None,
+    }
+    with pytest.raises(ConfigError, match=r"no 'date.size'; it ends at 'date'"):
+        configs.load(str(path), [("date.size", 1)])
+    with pytest.raises(ConfigError, match=r"no 'data.size.x.y'; it ends at 'x'"):
+        configs.load(str(path), [("data.size.x.y", 1)])
+    with pytest.raises(ConfigError, match="no config 'nowhere.py'"):
+        configs.load("nowhere.py")
