@@ -8,7 +8,8 @@ Command: TFDS_DATA_DIR=... python train.py --config=configs/finetune_cifar10.py
 Shares of the labels, in per cent: --config=configs/finetune_cifar10.py:1 (or 10, 100)
 From scratch: --config.init_from=None --config.optimizer.multipliers='()'
 
-Result: untested
+Result: on 1 % of the labels 32.24 % test accuracy from mae_cifar10 as recorded, 25.61 % from
+scratch; the other shares are untested
 """
 
 from ml_collections import ConfigDict

@@ -8,7 +8,8 @@ Command: TFDS_DATA_DIR=... python train.py --config=configs/linear_probe_cifar10
     --config.init_from.path=runs/mae_cifar10
 Untrained features: --config.init_from=None
 
-Result: untested
+Result: 45.02 % test accuracy from mae_cifar10 as recorded, 32.55 % from random values; logistic
+regression on the same features 50.73 % and 41.99 %
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,8 @@
 
 Command: TFDS_DATA_DIR=... python train.py --config=configs/mae_cifar10.py
 
-Result: untested
+Result: test loss 0.5999; 50.73 % by logistic regression on its features, 44.91 % by nearest
+neighbours (untrained: 41.99 %, 35.19 %); 10 min on one CPU core
 """
 
 from ml_collections import ConfigDict

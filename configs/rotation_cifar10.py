@@ -2,7 +2,7 @@
 
 Command: TFDS_DATA_DIR=... python train.py --config=configs/rotation_cifar10.py
 
-Result: untested
+Result: 59.57 % of the turns told (chance is 25 %); 12 min on one CPU core
 """
 
 from ml_collections import ConfigDict

@@ -15,10 +15,7 @@ ARGUMENTS = {
     "mixer_imagenet": ["S/32"],
     "resnet50_imagenet": ["18", "152"],
     "resnet_cifar10": ["164"],
-    "mae_vit_imagenet": ["L/16,1600", "H/14"],
-    "linear_probe_imagenet": ["L/16"],
-    "finetune_imagenet": ["L/16", "H/14"],
-    "finetune_cifar10": ["1", "10"],
+    "finetune_cifar10": ["1"],
     "greedy_digits": ["2", "finetune"],
 }
 CASES = [(name, None) for name in FILES] + [
@@ -80,7 +77,6 @@ DATASETS = {
     "transfer": [
         None,
         "folder=nowhere,classes=7,size=48",
-        "tfds=stl10,classes=10,scale=0.5",
     ]
 }
 

@@ -10,6 +10,10 @@ On other images: --config=configs/studies/transfer.py:DATASET, where DATASET is
     folder=PATH,classes=K          PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg
     and perhaps size=S             images become S x S (32); S is a multiple of 4
     and perhaps scale=X            X times as many steps in every run
+
+Result: with ten minutes of one CPU core for each pretraining, MAE against random values: kNN 44.91
+and 35.19 %, closed form 50.73 and 41.99 %, trained 45.02 and 32.55 %, 1 % of the labels 32.24 and
+25.61 %; the other rows are untested
 """
 
 from ml_collections import ConfigDict
