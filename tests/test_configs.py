@@ -11,15 +11,28 @@ from training.run import Run
 
 FILES = {path.stem: path for path in launch.config_files()}
 ARGUMENTS = {
-    "vit_imagenet": ["B/16,token", "Ti/16", "L/16", "H/14"],
+    "vit_imagenet": ["B/16,token", "Ti/16"],
     "mixer_imagenet": ["S/32"],
-    "resnet50_imagenet": ["18", "152"],
+    "resnet50_imagenet": ["18"],
     "resnet_cifar10": ["164"],
     "finetune_cifar10": ["1"],
     "greedy_digits": ["2", "finetune"],
 }
-CASES = [(name, None) for name in FILES] + [
-    (name, argument) for name, found in ARGUMENTS.items() for argument in found
+LARGE = {
+    "vit_imagenet": ["L/16", "H/14"],
+    "resnet50_imagenet": ["152"],
+    "mae_vit_imagenet": ["L/16,1600", "H/14"],
+    "linear_probe_imagenet": ["L/16"],
+    "finetune_imagenet": ["L/16", "H/14"],
+}
+CASES = [
+    *((name, None) for name in FILES),
+    *((name, argument) for name, found in ARGUMENTS.items() for argument in found),
+    *(
+        pytest.param(name, argument, marks=pytest.mark.slow)
+        for name, found in LARGE.items()
+        for argument in found
+    ),
 ]
 
 
