@@ -1,9 +1,10 @@
 """Freed memory stays with the process, so that the next step need not ask for it again.
 
 XLA on CPU allocates a step's buffers anew and frees them afterwards. glibc gives large ones
-back to the kernel each time, and the kernel clears every page that is asked for again:
-a third of a small Transformer's step. `benchmarks/allocator.py` measures what keeping them
-gains; the price is that the process keeps its peak of memory until it ends.
+back to the kernel each time, and the kernel clears every page that is asked for again, which
+takes up to a third of a small Transformer's processor time. Whether the step gets faster
+depends on what else the cores have to do; `benchmarks/allocator.py` measures it. The price
+is that the process keeps its peak of memory until it ends.
 """
 
 import ctypes
