@@ -6,7 +6,8 @@ neighbours and few-shot accuracy of the same features, and pictures of them.
 Command: python train.py --config=configs/linear_probe_digits.py
     --config.init_from.path=runs/mae_digits
 
-Result: untested
+Result: 94.93 % test accuracy from mae_digits as recorded; logistic regression on the same features
+95.49 %, ridge 94.93 %; 54 s on 2 CPU cores
 """
 
 from ml_collections import ConfigDict

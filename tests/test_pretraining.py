@@ -159,12 +159,15 @@ def test_positions_of_other_pictures_are_resized_on_request_only(pretrained):
 
 @pytest.mark.slow
 def test_the_two_linear_probes_agree_on_digits(tmp_path):
-    """Within one point, on the untrained features of a ViT."""
-    plain = load("linear_probe_digits") | {"init_from": None}
+    """Within one point, on what MAE learned of them."""
+    pretraining = load("mae_digits") | {"evals": {}}
+    assert loop.train(pretraining, tmp_path / "mae") == 0
+    plain = load("linear_probe_digits")
+    plain["init_from"]["path"] = str(tmp_path / "mae")
     del plain["evals"]["pictures"]
     heads = plain["evals"]["representation"]["heads"]
     plain["evals"]["representation"]["heads"] = {"logistic": heads["logistic"]}
-    assert loop.train(plain, tmp_path) == 0
-    last = read_metrics(tmp_path)[-1]
+    assert loop.train(plain, tmp_path / "probe") == 0
+    last = read_metrics(tmp_path / "probe")[-1]
     trained, closed = last["eval/accuracy"], last["representation/logistic_accuracy"]
     assert abs(trained - closed) <= 0.01
