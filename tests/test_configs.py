@@ -15,7 +15,8 @@ ARGUMENTS = {
     "mixer_imagenet": ["S/32"],
     "resnet50_imagenet": ["18"],
     "resnet_cifar10": ["164"],
-    "finetune_cifar10": ["1"],
+    "finetune_cifar10": ["1,scratch"],
+    "linear_probe_cifar10": ["random"],
     "greedy_digits": ["2", "finetune"],
 }
 LARGE = {
