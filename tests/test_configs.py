@@ -38,10 +38,7 @@ CASES = [
 
 
 def load(name, argument=None):
-    spec = importlib.util.spec_from_file_location(name, FILES[name])
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return configs.plain(module.get_config(*([argument] if argument else [])))
+    return configs.load(f"{FILES[name]}:{argument}" if argument else str(FILES[name]))
 
 
 @pytest.mark.parametrize(("name", "argument"), CASES)

@@ -83,6 +83,11 @@ class Experiment:
                 f"batch_size {self.batch_size} is not a multiple of accumulation_steps "
                 f"{self.accumulation_steps}"
             )
+        if self.init_from is not None and not callable(self.init_from):
+            raise ValueError(
+                f"init_from is {self.init_from!r}; it must be a node of type "
+                "'training.initialization.FromRun', whose path names the run"
+            )
         if self.best_mode not in ("max", "min"):
             raise ValueError(f"best_mode {self.best_mode!r} is neither 'max' nor 'min'")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:

@@ -196,6 +196,12 @@ def test_a_missing_run_and_a_file_are_named(tmp_path):
         begin(config(ENCODER, file))
 
 
+def test_a_path_instead_of_a_node_is_named():
+    plain = {**config(ENCODER), "init_from": "runs/mae"}
+    with pytest.raises(RunError, match="init_from is 'runs/mae'; it must be a node"):
+        Run.from_config(plain)
+
+
 def test_a_pattern_that_is_none_is_named(pretrained):
     with pytest.raises(RunError, match=r"pattern '\('"):
         begin(config(ENCODER, pretrained, fresh=["("]))
