@@ -13,7 +13,6 @@ project promises at most 3 % for the loop.
 
 import argparse
 import dataclasses
-import importlib.util
 import json
 import pathlib
 import statistics
@@ -57,13 +56,12 @@ class Replay:
 
 def load(path: str) -> dict:
     """A config file's experiment without evaluations and checkpoints on the way."""
-    spec = importlib.util.spec_from_file_location("config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = configs.plain(module.get_config())
-    return {**config, "eval_steps": 0, "checkpoint_steps": 0, "evals": {}} | {
-        "best_metric": None
-    }
+    return {
+        **configs.load(path),
+        "eval_steps": 0,
+        "checkpoint_steps": 0,
+        "evals": {},
+    } | {"best_metric": None}
 
 
 def device_batches(run: Run, count: int) -> list:
