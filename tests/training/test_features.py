@@ -25,10 +25,6 @@ def run_and_state():
 DATA = toy_experiment.Clusters(length=21)
 
 
-class Sized(toy_experiment.Clusters):
-    pass
-
-
 def expected(state):
     x = np.stack([DATA._example(i)["x"] for i in range(21)])
     up = state.params["up"]

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import toy_experiment
 
 from training import study
 from training.errors import RunError
@@ -91,7 +90,3 @@ def test_a_missing_config_file_is_named(made):
     config["runs"][0]["config"] = "configs/none.py"
     with pytest.raises(RunError, match="no config 'configs/none.py'"):
         study.run(study.Study(**config), workdir, only="first")
-
-
-def test_toy_experiments_have_what_these_tests_change():
-    assert toy_experiment.config()["evals"]["eval"]["data"]["length"] == 21
