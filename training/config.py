@@ -241,7 +241,8 @@ def load(argument: str, changes: Sequence[tuple[str, Any]] = ()) -> dict[str, An
             follows `total_steps` follows its new value, as with `--config.total_steps`.
 
     Raises:
-        ConfigError: there is no such file, or no place of a change's name.
+        ConfigError: there is no such file, it refuses the argument, or there is no place
+            of a change's name.
     """
     name, _, rest = argument.partition(":")
     root = pathlib.Path(__file__).resolve().parent.parent
@@ -250,8 +251,11 @@ def load(argument: str, changes: Sequence[tuple[str, Any]] = ()) -> dict[str, An
         raise errors.ConfigError(f"no config {name!r}; write configs/NAME.py")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(*([rest] if rest else []))
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config(*([rest] if rest else []))
+    except Exception as error:  # a config file may raise anything
+        raise errors.ConfigError(f"{argument}: {errors.first_line(error)}") from error
     for place, value in changes:
         _change(config, place, value)
     return plain(config)

@@ -57,11 +57,13 @@ class FromRun:
     ema: bool = True
 
     def __post_init__(self):
-        for pattern in [*(pattern for pattern, _ in self.rules), *self.fresh]:
+        for pattern, replacement in [*self.rules, *((p, "") for p in self.fresh)]:
             try:
-                re.compile(pattern)
+                re.sub(pattern, replacement, "")
             except re.error as error:
-                raise ValueError(f"pattern {pattern!r}: {error}") from None
+                raise ValueError(
+                    f"pattern {pattern!r} and replacement {replacement!r}: {error}"
+                ) from None
 
     def __call__(self, run: Run, state: Any) -> tuple[Any, Table]:
         """The state of a new run with what the other one has to give.

@@ -70,10 +70,14 @@ def train(
 def prepare_workdir(config: Mapping[str, Any], workdir: pathlib.Path) -> None:
     """Writes `config.json`, after checking that the folder is of no other run.
 
+    One that stopped before its first log or checkpoint (because the run to start from was
+    not there, say) is none.
+
     Raises:
         RunError: it holds a run of another config.
     """
-    if (workdir / "config.json").exists():
+    begun = (workdir / "metrics.jsonl", *(workdir / checkpoint.FOLDER).glob("*"))
+    if (workdir / "config.json").exists() and any(path.exists() for path in begun):
         changed = [
             line
             for line in configs.differences(configs.read(workdir), config)

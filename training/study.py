@@ -108,7 +108,10 @@ def run(study: Study, workdir: pathlib.Path, only: str = "") -> int:
 
     from training import loop
 
-    names = [name for name in study.names if re.search(only, name)]
+    try:
+        names = [name for name in study.names if re.search(only, name)]
+    except re.error as error:
+        raise RunError(f"--only={only} is no regular expression: {error}") from None
     if not names:
         raise RunError(f"--only={only} matches none of {', '.join(study.names)}")
     for i, name in enumerate(names, 1):

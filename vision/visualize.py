@@ -10,6 +10,7 @@ GREEN = (46, 160, 67)
 RED = (215, 58, 73)
 WHITE = (255, 255, 255)
 BLACK = (0, 0, 0)
+GREY = 128  # of what a model does not see
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 

@@ -141,5 +141,7 @@ def test_changes_are_made_before_references_are_resolved(tmp_path):
         configs.load(str(path), [("date.size", 1)])
     with pytest.raises(ConfigError, match=r"no 'data.size.x.y'; it ends at 'x'"):
         configs.load(str(path), [("data.size.x.y", 1)])
+    with pytest.raises(ConfigError, match="following.py:ten: invalid literal"):
+        configs.load(f"{path}:ten")
     with pytest.raises(ConfigError, match="no config 'nowhere.py'"):
         configs.load("nowhere.py")

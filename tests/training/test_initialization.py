@@ -196,6 +196,17 @@ def test_a_missing_run_and_a_file_are_named(tmp_path):
         begin(config(ENCODER, file))
 
 
+def test_after_a_wrong_path_the_same_workdir_takes_the_right_one(pretrained, tmp_path):
+    with pytest.raises(RunError, match="no run with checkpoints"):
+        loop.train(
+            config(ENCODER, tmp_path / "nowhere", **TO_ENCODER), tmp_path / "run"
+        )
+    right = config(ENCODER, pretrained, **TO_ENCODER)
+    assert loop.train(right, tmp_path / "run") == 0
+    with pytest.raises(RunError, match="holds a run of another config"):
+        loop.train(config(ENCODER, tmp_path, **TO_ENCODER), tmp_path / "run")
+
+
 def test_a_path_instead_of_a_node_is_named():
     plain = {**config(ENCODER), "init_from": "runs/mae"}
     with pytest.raises(RunError, match="init_from is 'runs/mae'; it must be a node"):
@@ -205,6 +216,8 @@ def test_a_path_instead_of_a_node_is_named():
 def test_a_pattern_that_is_none_is_named(pretrained):
     with pytest.raises(RunError, match=r"pattern '\('"):
         begin(config(ENCODER, pretrained, fresh=["("]))
+    with pytest.raises(RunError, match="invalid group reference"):
+        begin(config(ENCODER, pretrained, rules=[["^x", r"\2"]]))
 
 
 def test_a_flipped_byte_is_found(pretrained, tmp_path):

@@ -72,6 +72,8 @@ def test_what_is_wrong_is_named_with_its_run(made):
     found = study.Study(**config)
     with pytest.raises(RunError, match="--only=thrid matches none of first, second"):
         study.run(found, workdir, only="thrid")
+    with pytest.raises(RunError, match="--only=\\[ is no regular expression"):
+        study.run(found, workdir, only="[")
     with pytest.raises(RunError, match="run second: .*no run with checkpoints"):
         study.run(found, workdir, only="second")
     config["runs"][1]["changes"].append(["task.modle.width", 3])

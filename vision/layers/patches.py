@@ -50,6 +50,21 @@ def unpatchify(patches: jax.Array, patch_size: PatchSize) -> jax.Array:
     return patches.transpose(0, 1, 3, 2, 4, 5).reshape(B, h * P, w * Q, -1)
 
 
+def patch_sequence(image: jax.Array, patch_size: PatchSize) -> jax.Array:
+    """`patchify`, the grid in one dimension: [B, H, W, C] -> [B, T, P * Q * C]."""
+    patches = patchify(image, patch_size)
+    return patches.reshape(len(image), -1, patches.shape[-1])
+
+
+def patch_moments(patches: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and standard deviation over each patch's values: [B, T, 1] both.
+
+    The variance is unbiased, and 1e-6 is added to it, as in the code of MAE's authors.
+    """
+    variance = jnp.var(patches, -1, ddof=1, keepdims=True)
+    return jnp.mean(patches, -1, keepdims=True), jnp.sqrt(variance + 1e-6)
+
+
 class PatchEmbedding(nn.Module):
     """A convolution whose stride is its window: one vector per patch.
 

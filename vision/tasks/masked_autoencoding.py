@@ -14,10 +14,8 @@ import numpy as np
 from training.metrics import Mean
 from training.task import Batch
 from vision import visualize
-from vision.layers.patches import patchify, sides, unpatchify
+from vision.layers.patches import patch_moments, patch_sequence, sides, unpatchify
 from vision.tasks.image_task import ImageTask
-
-GREY = 128
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,8 +49,9 @@ class MaskedAutoencoding(ImageTask):
 
     def loss(self, outputs: Any, batch: Batch) -> tuple[jax.Array, dict[str, Mean]]:
         """Metric: `loss`, the error of an image's hidden patches."""
-        target, mean, std = self._target(batch[self.image_key])
+        target = self._patches(batch[self.image_key])
         if self.normalize_target:
+            mean, std = patch_moments(target)
             target = (target - mean) / std
         prediction = outputs.prediction.astype(jnp.float32)
         real = batch.get("mask")
@@ -64,25 +63,19 @@ class MaskedAutoencoding(ImageTask):
         loss = Mean.of((error * hidden).sum(1) / hidden.sum(1), real)
         return loss.compute(), {"loss": loss}
 
-    def _target(self, image: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Patches [B, T, P * P * C] with the mean and deviation of each, [B, T, 1]."""
-        B = len(image)
-        patches = patchify(image, self.model.backbone.patch_size)
-        patches = patches.reshape(B, -1, patches.shape[-1]).astype(jnp.float32)
-        mean = patches.mean(-1, keepdims=True)
-        # Unbiased, as in the authors' code.
-        variance = patches.var(-1, keepdims=True, ddof=1)
-        return patches, mean, jnp.sqrt(variance + 1e-6)
+    def _patches(self, image: jax.Array) -> jax.Array:
+        return patch_sequence(image, self.model.backbone.patch_size)
 
     def pictures(self, outputs: Any, batch: Batch) -> dict[str, np.ndarray]:
         """`reconstructions`: masked, guessed and true, side by side."""
         image = np.asarray(batch[self.image_key])
         if not len(image):
             return {}
-        target, mean, std = map(np.asarray, self._target(image))
+        target = self._patches(image)
         guess = np.asarray(outputs.prediction, np.float32)
         if self.normalize_target:
-            guess = guess * std + mean
+            mean, std = patch_moments(target)
+            guess = guess * np.asarray(std) + np.asarray(mean)
         hidden = np.asarray(outputs.mask)[..., None]
         if self.paste_visible:
             guess = np.where(hidden, guess, target)
@@ -98,7 +91,7 @@ class MaskedAutoencoding(ImageTask):
             whole(np.broadcast_to(hidden, guess.shape)), image.shape
         )
         original = self.denormalize(image)
-        masked = np.where(covered, np.uint8(GREY), original)
+        masked = np.where(covered, np.uint8(visualize.GREY), original)
         return {
             "reconstructions": visualize.triplets(
                 masked, self.denormalize(whole(guess)), original

@@ -21,10 +21,16 @@ import numpy as np
 from training.metrics import Mean, accuracy
 from training.task import Batch
 from vision import visualize
-from vision.layers.patches import PatchSize, patchify, sides, unpatchify
+from vision.layers.patches import (
+    PatchSize,
+    patch_moments,
+    patch_sequence,
+    sides,
+    unpatchify,
+)
+from vision.ops.masking import shuffling
 from vision.tasks.image_task import ImageTask
 
-GREY = 128
 DISTANCES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "l1": jnp.abs,
     "l2": jnp.square,
@@ -33,8 +39,8 @@ DISTANCES: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 def random_mask(rng: jax.Array, batch_size: int, cells: int, hidden: int) -> jax.Array:
     """bool [B, cells]: `hidden` of each row are True, every choice equally likely."""
-    noise = jax.random.uniform(rng, (batch_size, cells))
-    return noise.argsort(-1).argsort(-1) < hidden
+    _, place = shuffling(jax.random.uniform(rng, (batch_size, cells)))
+    return place < hidden
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,9 +177,9 @@ class MaskedImageModeling(HiddenPatches):
         """Mean distance over the pixels of hidden patches; metric `loss`, which counts
         hidden patches."""
         counted = self._counted(batch)
-        target = self._patches(batch[self.image_key])
+        target = patch_sequence(batch[self.image_key], self.model.patch_size)
         if self.normalize_target:
-            mean, std = _moments(target)
+            mean, std = patch_moments(target)
             target = (target - mean) / std
         # Exactly zero gradient for what does not count, even where it is not finite.
         prediction = outputs.prediction.astype(jnp.float32)
@@ -192,28 +198,17 @@ class MaskedImageModeling(HiddenPatches):
         hidden = self._hidden_pixels(batch)
         guess = np.asarray(outputs.prediction, np.float32)
         if self.normalize_target:
-            mean, std = _moments(self._patches(image))
+            mean, std = patch_moments(patch_sequence(image, self.model.patch_size))
             guess = guess * np.asarray(std) + np.asarray(mean)
         guess = guess.reshape(len(guess), *self._grid(image.shape), -1)
         guess = np.where(hidden, unpatchify(guess, self.model.patch_size), image)
         original = self.denormalize(image)
         picture = visualize.triplets(
-            np.where(hidden, GREY, original).astype(np.uint8)[real],
+            np.where(hidden, visualize.GREY, original).astype(np.uint8)[real],
             self.denormalize(guess)[real],
             original[real],
         )
         return {"reconstructions": picture}
-
-    def _patches(self, image: Any) -> Any:
-        """[B, H, W, C] -> [B, T, P * P * C]."""
-        patches = patchify(image, self.model.patch_size)
-        return patches.reshape(len(image), -1, patches.shape[-1])
-
-
-def _moments(patches: Any) -> tuple[jax.Array, jax.Array]:
-    """Mean and standard deviation over a patch's pixels and channels: [B, T, 1] each."""
-    variance = jnp.var(patches, -1, ddof=1, keepdims=True)
-    return jnp.mean(patches, -1, keepdims=True), jnp.sqrt(variance + 1e-6)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -289,7 +284,7 @@ class MaskedTokenPrediction(HiddenPatches):
         guess = guess.repeat(height, 1).repeat(width, 2)
         hidden = self._hidden_pixels(batch)
         picture = visualize.triplets(
-            np.where(hidden, GREY, original).astype(np.uint8)[real],
+            np.where(hidden, visualize.GREY, original).astype(np.uint8)[real],
             np.where(hidden, guess, original)[real],
             original[real],
         )

@@ -89,7 +89,7 @@ def test_parity(
     loss, metrics = task.loss(outputs, {"image": image})
     np.testing.assert_allclose(loss, arrays["out_loss"], rtol=1e-5)
     assert metrics["loss"].count == len(image)
-    assert_parity(name, "target_patches", task._target(image)[0])
+    assert_parity(name, "target_patches", task._patches(image))
 
 
 @pytest.mark.parametrize(

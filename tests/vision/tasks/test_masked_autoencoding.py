@@ -7,9 +7,10 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from vision import visualize
+from vision.layers.patches import patch_moments
 from vision.models.mae import MAE, MAEOutput
 from vision.models.vit import ViT
-from vision.tasks.masked_autoencoding import GREY, MaskedAutoencoding
+from vision.tasks.masked_autoencoding import MaskedAutoencoding
 
 BACKBONE = ViT(
     num_classes=0, patch_size=4, embed_dim=8, num_layers=1, num_heads=2, mlp_dim=8
@@ -37,7 +38,7 @@ def batch():
 
 def test_the_loss_is_that_of_hidden_patches(batch):
     prepared = TASK.prepare(batch, rng=jax.random.key(0), train=True)
-    target = TASK._target(prepared["image"])[0]
+    target = TASK._patches(prepared["image"])
     hidden = np.array([[True, False, False, True], [False, True, True, False]])
     wrong = np.where(hidden[..., None], target + 2.0, target - 100.0)
     loss, metrics = TASK.loss(outputs(wrong, hidden), prepared)
@@ -48,7 +49,8 @@ def test_the_loss_is_that_of_hidden_patches(batch):
 def test_normalized_targets_have_mean_0_and_unbiased_variance_1(batch):
     task = MaskedAutoencoding(model=MODEL, normalize_target=True)
     image = task.prepare(batch, rng=jax.random.key(0), train=True)["image"]
-    patches, mean, std = task._target(image)
+    patches = task._patches(image)
+    mean, std = patch_moments(patches)
     target = np.asarray((patches - mean) / std)
     np.testing.assert_allclose(target.mean(-1), 0, atol=1e-5)
     np.testing.assert_allclose(target.var(-1, ddof=1), 1, atol=1e-3)
@@ -93,7 +95,7 @@ def test_masks_differ_between_images_and_steps_and_repeat(batch):
 
 def test_pictures_show_what_was_hidden_guessed_and_true(batch):
     image = np.asarray(TASK.normalize(batch["image"]))
-    target = np.asarray(TASK._target(image)[0])
+    target = np.asarray(TASK._patches(image))
     hidden = np.array([[True, False, False, False], [False, False, False, True]])
     guess = np.zeros_like(target)
 
@@ -106,7 +108,9 @@ def test_pictures_show_what_was_hidden_guessed_and_true(batch):
 
     masked, plain, original = shown()
     np.testing.assert_array_equal(original, batch["image"])
-    assert (masked[0, :4, :4] == GREY).all() and (masked[1, 4:, 4:] == GREY).all()
+    assert (masked[0, :4, :4] == visualize.GREY).all() and (
+        masked[1, 4:, 4:] == visualize.GREY
+    ).all()
     np.testing.assert_array_equal(masked[0, 4:], batch["image"][0, 4:])
     assert (plain == 0).all()
     pasted = shown(paste_visible=True)[1]
