@@ -164,6 +164,7 @@ def main() -> None:
     rows = []
     for name in options.models.split(","):
         rows.append(compare(name, options))
+        print(f"{name}: {rows[-1]['seconds_ratio']:.2f} x less time", file=sys.stderr)
         jax.clear_caches()
     show(rows, options)
     if options.out:

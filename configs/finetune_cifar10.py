@@ -9,7 +9,8 @@ Shares of the labels, in per cent: --config=configs/finetune_cifar10.py:1 (or 10
 From scratch, all layers at one rate: --config=configs/finetune_cifar10.py:1,scratch
 
 Result: on 1 % of the labels 32.24 % test accuracy from mae_cifar10 as recorded, 25.61 % from
-scratch; the other shares are untested
+scratch. From mae_cifar10 of 30000 steps, with total_steps 2400 and 3600: 48.71 % on 1 % and 71.40 %
+on 10 % of the labels, from scratch 35.50 % and 60.42 %; all labels are untested
 """
 
 from ml_collections import ConfigDict

@@ -9,7 +9,8 @@ Command: TFDS_DATA_DIR=... python train.py --config=configs/linear_probe_cifar10
 Untrained features: --config=configs/linear_probe_cifar10.py:random
 
 Result: 45.02 % test accuracy from mae_cifar10 as recorded, 32.55 % from random values; logistic
-regression on the same features 50.73 % and 41.99 %
+regression on the same features 50.73 % and 41.99 %. With
+total_steps=4500, from mae_cifar10 of 30000 steps: 55.23 % and 58.02 %
 """
 
 from ml_collections import ConfigDict

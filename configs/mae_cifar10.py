@@ -3,7 +3,8 @@
 Command: TFDS_DATA_DIR=... python train.py --config=configs/mae_cifar10.py
 
 Result: test loss 0.5999; 50.73 % by logistic regression on its features, 44.91 % by nearest
-neighbours (untrained: 41.99 %, 35.19 %); 10 min on one CPU core
+neighbours (untrained: 41.99 %, 35.19 %); 10 min on one CPU core. With total_steps=30000: 0.5130, 58.02 %,
+52.33 %
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,8 @@
 
 Command: TFDS_DATA_DIR=... python train.py --config=configs/rotation_cifar10.py
 
-Result: 59.57 % of the turns told (chance is 25 %); 12 min on one CPU core
+Result: 59.57 % of the turns told (chance is 25 %); 12 min on one CPU core. With
+total_steps=13500: 78.63 %
 """
 
 from ml_collections import ConfigDict

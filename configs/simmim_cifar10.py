@@ -5,7 +5,8 @@ L1 distance to their pixels is the loss.
 
 Command: TFDS_DATA_DIR=... python train.py --config=configs/simmim_cifar10.py
 
-Result: test loss (L1) 0.3742; 11 min on one CPU core beside other work
+Result: test loss (L1) 0.3742; 11 min on one CPU core beside other work. With
+total_steps=13500: 0.2843
 """
 
 from ml_collections import ConfigDict

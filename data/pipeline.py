@@ -49,8 +49,9 @@ class Pipeline:
             row) and counts it.
         num_threads: per process; None: as many as there are cores for it, at most 16; 0
             loads a batch when it is asked for.
-        num_workers: processes; 0 loads in this one, which is enough up to about 16
-            cores, because decoding releases Python's lock.
+        num_workers: processes; 0 loads in this one, which is enough for photographs up
+            to about 16 cores, because decoding releases Python's lock. Small images on a
+            fast accelerator want processes, or threads and the loop wait for that lock.
         prefetch: batches that threads load ahead, per process; None: two per thread.
 
     Raises:
