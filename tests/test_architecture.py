@@ -128,6 +128,7 @@ def test_the_scripts_are_thin(path):
 def test_a_domain_knows_itself_the_layers_and_the_protocols(path):
     domain = path.relative_to(ROOT).parts[0]
     allowed = (domain, "layers", "training.task", "training.metrics")
+    allowed += ("training.weight_naming", "training.weight_files")
     if path.relative_to(ROOT).parts[1] == "evaluators":
         allowed += ("training.evaluation", "training.features", "training.errors")
     assert_only(ours(path), allowed, path)

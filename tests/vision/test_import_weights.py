@@ -7,9 +7,9 @@ import pytest
 import safetensors.flax
 from safetensors.numpy import save_file
 
+from training.weight_naming import Convolution, Flat, Linear, Part
 from vision.import_weights import NAMINGS, convert, load_file
 from vision.models.resnet import ResNet
-from vision.weights.naming import Convolution, Flat, Linear, Part
 
 RESNET = ResNet(
     num_classes=3,

@@ -1,6 +1,6 @@
 """BEiT in the files of timm and of Hugging Face, fine-tuned and in pretraining."""
 
-from vision.weights.naming import (
+from training.weight_naming import (
     Flat,
     Linear,
     Naming,

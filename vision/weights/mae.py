@@ -3,8 +3,7 @@
 The fixed sin-cos tables that these files carry are computed here and not read.
 """
 
-from vision.weights import vit
-from vision.weights.naming import (
+from training.weight_naming import (
     Naming,
     Rule,
     same,
@@ -12,6 +11,7 @@ from vision.weights.naming import (
     torch_linear,
     torch_norm,
 )
+from vision.weights import vit
 
 _BLOCK = "backbone/encoder/block_{}"
 _DECODER_BLOCK = "decoder/block_{}"

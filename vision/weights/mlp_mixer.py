@@ -1,6 +1,6 @@
 """MLP-Mixer in the files of timm and of Google's vision_transformer repository."""
 
-from vision.weights.naming import (
+from training.weight_naming import (
     Naming,
     flax_dense,
     flax_norm,

@@ -1,6 +1,6 @@
 """ResNet in the files of torchvision and timm, whose names agree."""
 
-from vision.weights.naming import (
+from training.weight_naming import (
     Naming,
     Rule,
     torch_batch_norm,

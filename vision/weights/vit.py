@@ -1,6 +1,6 @@
 """ViT in the files of timm, Hugging Face, Google's vision_transformer and big_vision."""
 
-from vision.weights.naming import (
+from training.weight_naming import (
     Naming,
     Rule,
     flax_dense,
