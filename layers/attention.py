@@ -1,4 +1,4 @@
-"""Scaled dot-product attention and its multi-head layer, self and cross.
+"""Scaled dot-product attention and its multi-head layer: self, cross, and step by step.
 
 A. Vaswani et al., "Attention Is All You Need", 2017, https://arxiv.org/abs/1706.03762;
 fewer key than query heads: J. Ainslie et al., "GQA", 2023, https://arxiv.org/abs/2305.13245.
@@ -17,6 +17,7 @@ from jax import lax
 
 from layers.dense import DenseGeneral
 from layers.masks import causal_mask, combine_masks
+from layers.positions import rotary
 
 IMPLEMENTATIONS = ("einsum", "xla", "cudnn")
 MASK_SHAPE = "[B or 1, N or 1, T or 1, S]"
@@ -30,12 +31,13 @@ def dot_product_attention(
     mask: jax.Array | None = None,
     bias: jax.Array | None = None,
     causal: bool = False,
+    scale: float | None = None,
     implementation: str | None = None,
     dropout_rate: float = 0.0,
     dropout_rng: jax.Array | None = None,
     return_weights: bool = False,
 ) -> Any:
-    """softmax(query key^T / sqrt(H) + bias) value, the softmax in float32.
+    """softmax(scale * query key^T + bias) value, the softmax in float32.
 
     A query that may attend nowhere gets zeros, and passes on zero gradients.
 
@@ -46,6 +48,7 @@ def dot_product_attention(
         mask: bool [B or 1, N or 1, T or 1, S]; True = may attend.
         bias: float, same shapes as the mask, finite; what is forbidden belongs in the mask.
         causal: query t sees keys 0 to t only; cuDNN then skips the others.
+        scale: None for 1 / sqrt(H).
         implementation: 'einsum' is the reference, written out below; 'xla' and 'cudnn'
             (flash attention: NVIDIA GPUs, half precision, some shapes) are those of
             `jax.nn.dot_product_attention`; None chooses 'einsum' on CPU, where it is the
@@ -67,16 +70,17 @@ def dot_product_attention(
             f"attention mask is {mask.dtype} of shape {mask.shape}; it must be bool "
             f"{MASK_SHAPE}, True where a query may attend"
         )
+    scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
     drops = dropout_rate > 0.0 and dropout_rng is not None
     implementation = _choose(implementation, drops, return_weights)
     if implementation == "einsum":
         allowed = combine_masks(mask, _causal(causal, query, key))
         rate = dropout_rate if drops else 0.0
         output, weights = _einsum_attention(
-            query, key, value, allowed, bias, rate, dropout_rng
+            query * scale, key, value, allowed, bias, rate, dropout_rng
         )
         return (output, weights()) if return_weights else output
-    return _jax_attention(query, key, value, mask, bias, causal, implementation)
+    return _jax_attention(query, key, value, mask, bias, causal, scale, implementation)
 
 
 def _choose(implementation: str | None, drops: bool, return_weights: bool) -> str:
@@ -109,7 +113,7 @@ def _causal(causal: bool, query: jax.Array, key: jax.Array) -> jax.Array | None:
     return causal_mask(max(T, S))[:, :, :T, :S]
 
 
-def _jax_attention(query, key, value, mask, bias, causal, implementation):
+def _jax_attention(query, key, value, mask, bias, causal, scale, implementation):
     """That of JAX, with zeros for queries that may attend nowhere."""
     output = jax.nn.dot_product_attention(
         query,
@@ -117,6 +121,7 @@ def _jax_attention(query, key, value, mask, bias, causal, implementation):
         value,
         bias=bias,
         mask=mask,
+        scale=scale,
         is_causal=causal,
         implementation=implementation,
     )
@@ -139,7 +144,7 @@ def _einsum_attention(query, key, value, mask, bias, dropout_rate, dropout_rng):
         raise ValueError(f"{N} query heads are not a multiple of {K} key heads")
     wide = jnp.promote_types(query.dtype, jnp.float32)
     # Query heads that share a key head become rows of one product: [B, K, N / K * T, H].
-    query = (query * (1.0 / math.sqrt(H))).transpose(0, 2, 1, 3).reshape(B, K, -1, H)
+    query = query.transpose(0, 2, 1, 3).reshape(B, K, -1, H)
     key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
     logits = jnp.einsum("BKTH,BKSH->BKTS", query, key, preferred_element_type=wide)
     logits = logits.reshape(B, N, T, S)
@@ -177,16 +182,25 @@ class MultiHeadAttention(nn.Module):
     the layer's path in that collection; stacked, [L, B, N, T, S], inside a scanned
     encoder.
 
+    Step by step: with a `cache_length` and a mutable collection "cache", self-attention
+    keeps `key` and `value` [B, K, cache_length, H] there, and cross-attention keeps those
+    of its memory, which later calls need not give again.
+
     Args:
         num_heads: N.
         head_dim: H; None for D / N.
         out_dim: of the result; None for D.
         num_kv_heads: K; None for N.
         causal: each query sees its own position and those before it.
+        cross: attends to a memory, and never to itself.
+        scale: of the logits; None for 1 / sqrt(H).
+        rotary_base: turns queries and keys by their positions (`layers.positions.rotary`);
+            None does not.
         use_key_bias: whether `key` has one too, which adds the same to all the logits of a
             query, and so changes no output.
         dropout_rate: of the attention weights, from the 'dropout' stream.
         implementation: of `dot_product_attention`.
+        out_init: of the kernel of `out`; None for `kernel_init`.
         dtype: of the computation; None for that of input and parameters together.
     """
 
@@ -195,11 +209,15 @@ class MultiHeadAttention(nn.Module):
     out_dim: int | None = None
     num_kv_heads: int | None = None
     causal: bool = False
+    cross: bool = False
+    scale: float | None = None
+    rotary_base: float | None = None
     use_bias: bool = True
     use_key_bias: bool = True
     dropout_rate: float = 0.0
     implementation: str | None = None
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
+    out_init: nn.initializers.Initializer | None = None
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -212,6 +230,8 @@ class MultiHeadAttention(nn.Module):
         *,
         mask: jax.Array | None = None,
         bias: jax.Array | None = None,
+        positions: jax.Array | None = None,
+        cache_length: int | None = None,
         train: bool = False,
         return_weights: bool = False,
     ) -> Any:
@@ -219,8 +239,12 @@ class MultiHeadAttention(nn.Module):
 
         Args:
             query: [B, T, D].
-            memory: [B, S, any dimension]; None for `query`.
-            mask, bias: as in `dot_product_attention`.
+            memory: [B, S, any dimension]; None for `query`, or for a memory in the cache.
+            mask, bias: as in `dot_product_attention`; with a cache of its own, S is
+                `cache_length`.
+            positions: int32 [T] or [B, T], of the queries; None for 0 to T - 1. With a
+                cache: [T], one after the other, and where to write.
+            cache_length: how many positions the cache holds; None for no cache.
             train: whether to drop weights.
             return_weights: also return the weights [B, N, T, S].
 
@@ -228,33 +252,34 @@ class MultiHeadAttention(nn.Module):
             [B, T, out_dim], or that and the weights.
 
         Raises:
-            ValueError: `num_heads` does not divide D and there is no `head_dim`.
+            ValueError: `num_heads` does not divide D and there is no `head_dim`; there is
+                neither a memory nor one in the cache.
         """
-        D = query.shape[-1]
-        if self.head_dim is None and D % self.num_heads:
-            raise ValueError(
-                f"num_heads={self.num_heads} does not divide {D}; give a head_dim"
-            )
-        head_dim = self.head_dim or D // self.num_heads
-        kv_heads = self.num_kv_heads or self.num_heads
         sows = not self.is_initializing() and self.is_mutable_collection(
             "attention_weights"
         )
-        memory = query if memory is None else memory
+        if positions is None:
+            positions = jnp.arange(query.shape[1], dtype=jnp.int32)
+        key, value = self._key_and_value(query, memory, positions, cache_length)
+        causal = self.causal
+        if cache_length is not None and not self.cross:
+            seen = jnp.arange(cache_length) <= positions[:, None]
+            mask, causal = combine_masks(mask, seen[None, None]), False
         drops = train and self.dropout_rate > 0.0
         attended = dot_product_attention(
-            self._dense((self.num_heads, head_dim), "query")(query),
-            self._dense((kv_heads, head_dim), "key")(memory),
-            self._dense((kv_heads, head_dim), "value")(memory),
+            self._query(query, positions),
+            key,
+            value,
             mask=mask,
             bias=bias,
-            causal=self.causal,
+            causal=causal,
+            scale=self.scale,
             implementation=self.implementation,
             dropout_rate=self.dropout_rate,
             dropout_rng=self.make_rng("dropout") if drops else None,
             return_weights=return_weights or sows,
         )
-        out = self._dense(self.out_dim or D, "out", axis=(-2, -1))
+        out = self._dense(self.out_dim or query.shape[-1], "out", axis=(-2, -1))
         if not (return_weights or sows):
             return out(attended)
         attended, weights = attended
@@ -262,12 +287,75 @@ class MultiHeadAttention(nn.Module):
             self.sow("attention_weights", "weights", weights)
         return (out(attended), weights) if return_weights else out(attended)
 
+    def _query(self, query: jax.Array, positions: jax.Array) -> jax.Array:
+        """[B, T, N, H]."""
+        head_dim = self._head_dim(query)
+        query = self._dense((self.num_heads, head_dim), "query")(query)
+        if self.rotary_base is None:
+            return query
+        return rotary(query, positions, base=self.rotary_base)
+
+    def _key_and_value(
+        self,
+        query: jax.Array,
+        memory: jax.Array | None,
+        positions: jax.Array,
+        cache_length: int | None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """[B, S, K, H] both, by way of the cache if there is one."""
+        heads = (self.num_kv_heads or self.num_heads, self._head_dim(query))
+        if self.cross and memory is None:
+            if not self.has_variable("cache", "key"):
+                raise ValueError(
+                    f"cross-attention {'/'.join(self.path)!r} has no memory, and none in "
+                    "the cache; give one in the first call"
+                )
+            names = ("key", "value")
+            return tuple(self.get_variable("cache", n).swapaxes(1, 2) for n in names)
+        memory = query if memory is None else memory
+        key = self._dense(heads, "key")(memory)
+        value = self._dense(heads, "value")(memory)
+        if self.rotary_base is not None:
+            key = rotary(key, positions, base=self.rotary_base)
+        if cache_length is None:
+            return key, value
+        return (
+            self._cached("key", key, positions, cache_length),
+            self._cached("value", value, positions, cache_length),
+        )
+
+    def _cached(
+        self, name: str, new: jax.Array, positions: jax.Array, cache_length: int
+    ) -> jax.Array:
+        """`new` [B, T, K, H], or all of the cache with it inside: [B, S, K, H].
+
+        Kept in the order in which attention multiplies, so that a step copies nothing.
+        """
+        new = new.swapaxes(1, 2)
+        if self.cross:
+            self.variable("cache", name, lambda: new).value = new
+            return new.swapaxes(1, 2)
+        shape = (*new.shape[:2], cache_length, new.shape[-1])
+        kept = self.variable("cache", name, jnp.zeros, shape, new.dtype)
+        start = (0, 0, positions[0], 0)
+        kept.value = lax.dynamic_update_slice(kept.value, new, start)
+        return kept.value.swapaxes(1, 2)
+
+    def _head_dim(self, query: jax.Array) -> int:
+        D = query.shape[-1]
+        if self.head_dim is None and D % self.num_heads:
+            raise ValueError(
+                f"num_heads={self.num_heads} does not divide {D}; give a head_dim"
+            )
+        return self.head_dim or D // self.num_heads
+
     def _dense(self, features: Any, name: str, axis: Any = -1) -> DenseGeneral:
+        init = self.out_init if name == "out" and self.out_init else self.kernel_init
         return DenseGeneral(
             features,
             axis=axis,
             use_bias=self.use_bias and (name != "key" or self.use_key_bias),
-            kernel_init=self.kernel_init,
+            kernel_init=init,
             bias_init=self.bias_init,
             dtype=self.dtype,
             param_dtype=self.param_dtype,

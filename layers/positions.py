@@ -1,4 +1,5 @@
-"""Where a token stands: fixed tables, a learned one, and tables for another grid."""
+"""Where a token stands: fixed tables, learned ones, rotations, biases of attention, and
+tables for another grid."""
 
 import dataclasses
 import math
@@ -81,19 +82,25 @@ def sincos_2d(
 class LearnedPositions(nn.Module):
     """Adds a learned vector to each position.
 
-    Parameters: `embedding` [max_length, D].
+    Parameters: `embedding` [max_length + offset, D].
 
     Args:
         max_length: longest sequence.
+        offset: rows of the table before that of position 0, which nothing uses.
     """
 
     max_length: int
+    offset: int = 0
     init: nn.initializers.Initializer = nn.initializers.normal(0.02)
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, positions: jax.Array | None = None) -> jax.Array:
         """x: [B, T, D] -> [B, T, D], in x's dtype.
+
+        Args:
+            x: [B, T, D].
+            positions: int32 [T] or [B, T], below `max_length`; None for 0 to T - 1.
 
         Raises:
             ValueError: T is greater than `max_length`.
@@ -103,10 +110,122 @@ class LearnedPositions(nn.Module):
             raise ValueError(
                 f"sequence of {length} is longer than max_length={self.max_length}"
             )
-        table = self.param(
-            "embedding", self.init, (self.max_length, embed_dim), self.param_dtype
+        rows = self.max_length + self.offset
+        table = self.param("embedding", self.init, (rows, embed_dim), self.param_dtype)
+        if positions is None:
+            chosen = table[self.offset : self.offset + length]
+        else:
+            chosen = table[positions + self.offset]
+        return x + chosen.astype(x.dtype)
+
+
+def rotary(x: jax.Array, positions: jax.Array, *, base: float = 1e4) -> jax.Array:
+    """Turns pairs of channels by angles that grow with the position.
+
+    J. Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021,
+    https://arxiv.org/abs/2104.09864. Channel i is paired with i + H / 2, as in most
+    published weights, and not with its neighbour as in the paper.
+
+    Args:
+        x: [B, T, N, H], H even: queries or keys.
+        positions: int32 [T] or [B, T].
+        base: the longest wavelength, over 2 pi, would be this.
+
+    Returns:
+        [B, T, N, H], in x's dtype, turned in float32. The products of queries and keys
+        depend on the difference of their positions only.
+
+    Raises:
+        ValueError: H is odd.
+    """
+    H = x.shape[-1]
+    if H % 2:
+        raise ValueError(
+            f"head_dim {H} is odd; rotary positions turn pairs of channels"
         )
-        return x + table[:length].astype(x.dtype)
+    frequency = base ** (-np.arange(0, H, 2, dtype=np.float32) / H)
+    angle = positions[..., None].astype(jnp.float32) * frequency
+    angle = angle.reshape(-1, angle.shape[-2], 1, H // 2)  # [B or 1, T, 1, H / 2]
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    first, second = jnp.split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), 2, -1)
+    turned = (first * cos - second * sin, second * cos + first * sin)
+    return jnp.concatenate(turned, -1).astype(x.dtype)
+
+
+def alibi_bias(
+    num_heads: int, query_positions: jax.Array, key_positions: jax.Array
+) -> jax.Array:
+    """Attention's bias against distance, a fixed slope per head.
+
+    O. Press, N. A. Smith, M. Lewis, "Train Short, Test Long", 2022,
+    https://arxiv.org/abs/2108.12409.
+
+    Args:
+        num_heads: N. The slopes of a power of two are 2 ** (-8 i / N), i from 1; of other
+            N, those of the next lower power and every other one of the next higher.
+        query_positions: int32 [T].
+        key_positions: int32 [S].
+
+    Returns:
+        float32 [1, N, T, S]: -slope * |distance|.
+    """
+
+    def slopes(n: int) -> np.ndarray:
+        return 2.0 ** (-8 / n * np.arange(1, n + 1))
+
+    lower = 2 ** int(math.log2(num_heads))
+    slope = np.concatenate([slopes(lower), slopes(2 * lower)[::2]])[:num_heads]
+    distance = jnp.abs(query_positions[:, None] - key_positions).astype(jnp.float32)
+    return -slope.astype(np.float32)[None, :, None, None] * distance
+
+
+class RelativePositionBias(nn.Module):
+    """T5's learned bias of attention: one value per head and range of distances.
+
+    C. Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text
+    Transformer", 2019, https://arxiv.org/abs/1910.10683. Half of the buckets are single
+    distances, the others grow logarithmically up to `max_distance`.
+
+    Parameters: `embedding` [num_buckets, N].
+
+    Args:
+        num_heads: N.
+        bidirectional: half of the buckets for keys after the query; else these share
+            bucket 0.
+    """
+
+    num_heads: int
+    num_buckets: int = 32
+    max_distance: int = 128
+    bidirectional: bool = True
+    init: nn.initializers.Initializer = nn.initializers.normal(1.0)
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, query_positions: jax.Array, key_positions: jax.Array
+    ) -> jax.Array:
+        """int32 [T], int32 [S] -> float32 [1, N, T, S]."""
+        shape = (self.num_buckets, self.num_heads)
+        table = self.param("embedding", self.init, shape, self.param_dtype)
+        bucket = self._bucket(key_positions - query_positions[:, None])
+        return table[bucket].astype(jnp.float32).transpose(2, 0, 1)[None]
+
+    def _bucket(self, distance: jax.Array) -> jax.Array:
+        """The bucket of key - query: int32 [T, S]."""
+        buckets, first = self.num_buckets, 0
+        if self.bidirectional:
+            buckets //= 2
+            first = jnp.where(distance > 0, buckets, 0)
+            distance = jnp.abs(distance)
+        else:
+            distance = jnp.maximum(-distance, 0)
+        exact = buckets // 2
+        # log 0 is never chosen, but must not be computed either.
+        ratio = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact)
+        steps = ratio / math.log(self.max_distance / exact) * (buckets - exact)
+        far = jnp.minimum(exact + steps.astype(jnp.int32), buckets - 1)
+        return first + jnp.where(distance < exact, distance, far)
 
 
 def resize_positions(
