@@ -1,5 +1,6 @@
 """Eight virtual CPU devices for every test; fixtures that find the optional real data."""
 
+import json
 import os
 import pathlib
 import sys
@@ -40,3 +41,20 @@ def parity():
 def tfds_dir() -> pathlib.Path:
     """Folder of real TFDS datasets in ArrayRecord form."""
     return _optional_folder("TFDS_DATA_DIR", "tensorflow_datasets")
+
+
+@pytest.fixture
+def assert_parity(parity):
+    """assert_parity(fixture, output, ours): within the tolerance of the fixtures' README."""
+
+    def check(name: str, output: str, ours) -> None:
+        reference = parity(name)[1][f"out_{output}"]
+        meta = json.loads((parity.folder / name / "meta.json").read_text())
+        noise = meta["float32_noise"].get(output, {"rel_to_max": 0.0})["rel_to_max"]
+        ours = np.asarray(ours)
+        assert ours.shape == reference.shape
+        error = np.abs(ours - reference).max() / np.abs(reference).max()
+        print(f"{name} {output}: {error:.1e}")
+        assert error <= max(1e-5, 10 * noise), f"{name} {output}: {error:.1e}"
+
+    return check

@@ -1,7 +1,5 @@
 """What the tests of image models share."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,23 +8,6 @@ import pytest
 from safetensors.numpy import save_file
 
 from vision.import_weights import convert, load_file
-
-
-@pytest.fixture
-def assert_parity(parity):
-    """assert_parity(fixture, output, ours): within the tolerance of the fixtures' README."""
-
-    def check(name: str, output: str, ours) -> None:
-        reference = parity(name)[1][f"out_{output}"]
-        meta = json.loads((parity.folder / name / "meta.json").read_text())
-        noise = meta["float32_noise"].get(output, {"rel_to_max": 0.0})["rel_to_max"]
-        ours = np.asarray(ours)
-        assert ours.shape == reference.shape
-        error = np.abs(ours - reference).max() / np.abs(reference).max()
-        print(f"{name} {output}: {error:.1e}")
-        assert error <= max(1e-5, 10 * noise), f"{name} {output}: {error:.1e}"
-
-    return check
 
 
 @pytest.fixture
