@@ -13,6 +13,8 @@ import numpy as np
 
 # Where a side is not fixed: photographs of about the size ImageNet's have.
 _PHOTO_SIDES = (375, 500)
+# Invented words are made of these; the first letters come most often.
+_CONSONANTS, _VOWELS = "tnshrdlcmwfgpb", "eaoiu"
 
 
 class Feature(Protocol):
@@ -111,6 +113,49 @@ class Label:
     def sample(self, rng: np.random.Generator) -> int:
         """Every class equally often."""
         return int(rng.integers(self.num_classes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A text, `str`.
+
+    Args:
+        max_length: in characters; None if it varies.
+    """
+
+    max_length: int | None = None
+
+    def __post_init__(self):
+        if self.max_length is not None and self.max_length < 1:
+            raise ValueError(f"max_length is {self.max_length}; it must be at least 1")
+
+    def check(self, value: Any) -> None:
+        """Raises ValueError unless `value` is a text of at most `max_length`."""
+        length = len(value) if isinstance(value, str) else None
+        if length is None:
+            raise ValueError(f"expected text (str), got {_described(value)}")
+        if self.max_length is not None and length > self.max_length:
+            raise ValueError(
+                f"has {length} characters, more than max_length={self.max_length}"
+            )
+
+    def sample(self, rng: np.random.Generator) -> str:
+        """Two to five sentences of four to twelve words, cut to `max_length`."""
+        sentences = (
+            " ".join(_word(rng) for _ in range(rng.integers(4, 13)))
+            for _ in range(rng.integers(2, 6))
+        )
+        text = " ".join(f"{s[0].upper()}{s[1:]}." for s in sentences)
+        return text[: self.max_length]
+
+
+def _word(rng: np.random.Generator) -> str:
+    """One to three syllables, the same few words again and again, as in a language."""
+    draws = rng.random((min(3, int(rng.geometric(0.6))), 2)) ** 2.5
+    return "".join(
+        _CONSONANTS[int(c * len(_CONSONANTS))] + _VOWELS[int(v * len(_VOWELS))]
+        for c, v in draws
+    )
 
 
 def _described(value: Any) -> str:

@@ -1,7 +1,7 @@
 """Where examples come from. A source has a length, `source[i]`, and declared `features`.
 
 Example i is a dictionary: encoded pictures as bytes, others as uint8 [H, W, C], labels
-as integers. Sources are safe to read from several threads and can be sent to worker
+as integers, text as str. Sources are safe to read from several threads and can be sent to worker
 processes. `synthetic_node` turns the config of a source into the config of invented data
 of the same kind, so that a run can be tried where its dataset is not.
 """
@@ -17,9 +17,20 @@ import numpy as np
 
 from data.features import Feature, Image, Label
 from data.synthetic import SYNTHETIC_LENGTH, Synthetic, declared_synthetic_node
+from data.text import ParallelText, TextFile, TextFolder
 from data.tfds import TFDS
 
-__all__ = ["TFDS", "Arrays", "Digits", "ImageFolder", "Subset", "Synthetic"]
+__all__ = [
+    "TFDS",
+    "Arrays",
+    "Digits",
+    "ImageFolder",
+    "ParallelText",
+    "Subset",
+    "Synthetic",
+    "TextFile",
+    "TextFolder",
+]
 
 Example = dict[str, Any]
 

@@ -1,6 +1,6 @@
 """Invented data: the same fields as a real source's, for trying a run without it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,15 @@ class Synthetic:
         return {"type": "data.sources.Synthetic", **kwargs}
 
 
+def synthetic_texts_node(fields: Iterable[str]) -> dict[str, Any]:
+    """The config of invented examples whose fields are texts."""
+    return {
+        "type": "data.sources.Synthetic",
+        "features": {field: {"type": "data.features.Text"} for field in fields},
+        "length": SYNTHETIC_LENGTH,
+    }
+
+
 def declared_synthetic_node(kwargs: Mapping[str, Any], source: str) -> dict[str, Any]:
     """The config of invented data with the `features` that a source's config declares.
 
@@ -52,7 +61,8 @@ def declared_synthetic_node(kwargs: Mapping[str, Any], source: str) -> dict[str,
         raise ValueError(
             f"{source} declares no features, so nothing can be invented for it; add "
             "features=dict(image=dict(type='data.features.Image', ...), "
-            "label=dict(type='data.features.Label', num_classes=...)) to its config"
+            "label=dict(type='data.features.Label', num_classes=...)) or, of text, "
+            "features=dict(text=dict(type='data.features.Text')) to its config"
         )
     return {
         "type": "data.sources.Synthetic",

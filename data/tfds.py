@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from data.features import Feature, Image, Label
+from data.features import Feature, Image, Label, Text
 from data.synthetic import declared_synthetic_node
 
 # Fields that tell a person which file a record came from, in order of preference.
@@ -21,7 +21,7 @@ class TFDS:
     """One split of a prepared dataset.
 
     Pictures stay encoded bytes (decoding is a transform), except where they are declared
-    with `Image(encoding=None)`.
+    with `Image(encoding=None)`. Fields declared as `Text` are str, decoded as UTF-8.
 
     Args:
         name: 'cifar10', 'name/config', 'name:1.0.0' or 'name/config:1.0.0'; the newest
@@ -30,7 +30,8 @@ class TFDS:
         data_dir: the folder of the datasets; by default the environment variable
             TFDS_DATA_DIR, else ~/tensorflow_datasets.
         features: the fields to read and what they hold; by default every field, of
-            which pictures and classes are declared as the dataset describes them.
+            which pictures, classes and texts are declared as the dataset describes them
+            (but not names of files, which stay bytes).
 
     Raises:
         FileNotFoundError: if the dataset is not there; the text has the command that
@@ -65,6 +66,7 @@ class TFDS:
         pictures = [k for k in known if isinstance(known[k], tfds.features.Image)]
         decoded = [k for k in pictures if features and _is_decoded(features.get(k))]
         encoded = {k: tfds.decode.SkipDecoding() for k in pictures if k not in decoded}
+        self._texts = [k for k, f in self.features.items() if isinstance(f, Text)]
         _check_split(name, split, builder.info.splits)
         try:
             self._records = builder.as_data_source(split, decoders=encoded or None)
@@ -83,7 +85,20 @@ class TFDS:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self._records[index]
-        return {field: record[field] for field in self._fields}
+        example = {field: record[field] for field in self._fields}
+        for field in self._texts:
+            if isinstance(example[field], bytes):
+                example[field] = self._text(example[field], field, index)
+        return example
+
+    def _text(self, value: bytes, field: str, index: int) -> str:
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"field {field!r} of record {index} of {self.name} {self.split!r} is not "
+                f"valid UTF-8 at byte {error.start}"
+            ) from error
 
     def __reduce__(self):
         # Open files do not travel to another process.
@@ -124,6 +139,8 @@ def _declared(tfds: Any, known: Mapping[str, Any]) -> dict[str, Feature]:
             declared[name] = Image(height, width, channels, encoding="jpeg")
         elif isinstance(feature, tfds.features.ClassLabel) and feature.num_classes:
             declared[name] = Label(feature.num_classes)
+        elif isinstance(feature, tfds.features.Text) and name not in _FILE_NAMES:
+            declared[name] = Text()
     return declared
 
 

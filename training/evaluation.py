@@ -14,7 +14,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
-from training import checkpoint, tables, writer
+from training import artifacts, checkpoint, tables, writer
 from training import config as configs
 from training import metrics as metric_types
 from training import step as steps
@@ -30,11 +30,13 @@ class Report:
         metrics: name -> value.
         pictures: name -> uint8 [H, W, 3].
         skipped: examples that could not be read.
+        texts: name -> text; one whose name ends in '.html' is a page of HTML.
     """
 
     metrics: dict[str, float]
     pictures: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     skipped: int = 0
+    texts: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,7 +146,7 @@ def evaluate(
         workdir: the run's folder; nothing is written to it.
         step: a step, 'last' or 'best'.
         names: which evaluators; None all.
-        pictures: where to write what they show, as PNG; None nowhere.
+        pictures: where to write what they show, pictures as PNG and texts; None nowhere.
         evals_from: 'FILE.py[:argument]' of a config whose evaluators to run instead.
 
     Returns:
@@ -159,26 +161,29 @@ def evaluate(
         if name not in evals:
             raise RunError(f"no evaluator {name!r}; this run has {', '.join(evals)}")
     restored = restore(workdir, run, step)
-    found, shown = {}, {}
+    found, shown, texts = {}, {}, {}
     for name in names or evals:
         report = evals[name](run, restored.state)
         found |= {f"{name}/{k}": v for k, v in report.metrics.items()}
         shown |= {f"{name}/{k}": v for k, v in report.pictures.items()}
+        texts |= {f"{name}/{k}": v for k, v in report.texts.items()}
         if report.skipped:
             found[f"{name}/skipped"] = report.skipped
     if jax.process_index() == 0:
         tables.show_metrics(restored.step, found)
         if pictures:
             writer.write_pictures(pictures, restored.step, shown)
+            writer.write_texts(pictures, restored.step, texts)
     return found
 
 
 def read_config(workdir: pathlib.Path, evals_from: str | None = None) -> dict[str, Any]:
-    """A run's config, for the devices here, perhaps with the evaluators of another."""
+    """A run's config, for the devices here, perhaps with the evaluators of another;
+    artifacts are read from its folder."""
     config = fit_mesh(configs.read(workdir))
     if evals_from:
         config["evals"] = configs.load(evals_from).get("evals", {})
-    return config
+    return artifacts.materialize(config, workdir, read_only=True)
 
 
 def restore(workdir: pathlib.Path, run: Run, step: int | str) -> checkpoint.Restored:

@@ -25,7 +25,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from rich.table import Table
 
-from training import checkpoint, parameters, tables
+from training import artifacts, checkpoint, parameters, tables
+from training import config as configs
 from training.errors import RunError, first_line
 from training.run import Run
 
@@ -47,6 +48,8 @@ class FromRun:
             None if it is not about this path: `layers.positions.ResizePositions` say.
             Asked in turn for arrays whose shapes differ; without one they are refused.
         ema: take the moving average of the parameters where the run kept one.
+        other_tokenizer: the run may have been trained with another tokenizer, because its
+            embeddings are not taken, say.
     """
 
     path: str
@@ -55,6 +58,7 @@ class FromRun:
     fresh: tuple[str, ...] = ()
     adapters: tuple[Adapter, ...] = ()
     ema: bool = True
+    other_tokenizer: bool = False
 
     def __post_init__(self):
         for pattern, replacement in [*self.rules, *((p, "") for p in self.fresh)]:
@@ -73,8 +77,10 @@ class FromRun:
 
         Raises:
             RunError: in one line: no such run; a rule that matches nothing; arrays that
-                are missing there, or of another shape.
+                are missing there, or of another shape; another tokenizer.
         """
+        if not self.other_tokenizer:
+            self._check_tokenizer(run)
         step, source = read_arrays(pathlib.Path(self.path), self.step, ema=self.ema)
         target = flatten(state)
         self._check_patterns(source, target)
@@ -92,6 +98,20 @@ class FromRun:
         values = self._adapted(taken, source, target)
         table = self._table(step, taken, skipped, source, target)
         return _replace(run, state, values), table
+
+    def _check_tokenizer(self, run: Run) -> None:
+        folder = pathlib.Path(self.path)
+        here = artifacts.fingerprints(run.config)
+        if not here or not (folder / "config.json").is_file():
+            return
+        there = artifacts.fingerprints(configs.read(folder), folder)
+        if there and not here <= there:
+            raise RunError(
+                f"init_from: {self.path} was trained with tokenizer "
+                f"{', '.join(sorted(there))} and this run has {', '.join(sorted(here))}; "
+                "take that run's, by dict(type='nlp.tokenizers.FromRun', "
+                f"path={self.path!r}), or set init_from.other_tokenizer=True"
+            )
 
     def _check_patterns(self, source: Mapping, target: Mapping) -> None:
         for kind, patterns, paths in (

@@ -5,8 +5,6 @@ next one has been dispatched. Nothing else waits, except before an evaluation or
 checkpoint.
 """
 
-import dataclasses
-import json
 import math
 import pathlib
 import time
@@ -45,7 +43,8 @@ def train(
         RunError: in one line, whatever a person must mend.
     """
     config = configs.plain(config)
-    run = Run.from_config(config, traced=profile is not None)
+    check_workdir(config, workdir)
+    run = Run.from_config(config, traced=profile is not None, workdir=workdir)
     prepare_workdir(config, workdir)
     experiment = run.experiment
     checkpointer = checkpoint.Checkpointer(
@@ -68,7 +67,18 @@ def train(
 
 
 def prepare_workdir(config: Mapping[str, Any], workdir: pathlib.Path) -> None:
-    """Writes `config.json`, after checking that the folder is of no other run.
+    """Writes `config.json`, after `check_workdir`."""
+    check_workdir(config, workdir)
+    if jax.process_index() == 0:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            configs.write(config, workdir)
+        except OSError as error:
+            raise RunError(f"cannot write to {workdir}: {first_line(error)}") from error
+
+
+def check_workdir(config: Mapping[str, Any], workdir: pathlib.Path) -> None:
+    """Checks that the folder is of no other run.
 
     One that stopped before its first log or checkpoint (because the run to start from was
     not there, say) is none.
@@ -89,12 +99,6 @@ def prepare_workdir(config: Mapping[str, Any], workdir: pathlib.Path) -> None:
                 f"{workdir} holds a run of another config ({changed[0]}{more}); choose "
                 "another --workdir, or repeat that run's flags to continue it"
             )
-    if jax.process_index() == 0:
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            configs.write(config, workdir)
-        except OSError as error:
-            raise RunError(f"cannot write to {workdir}: {first_line(error)}") from error
 
 
 class Trainer:
@@ -146,7 +150,10 @@ class Trainer:
             )
         window = restored.extra.get("window")
         if window:
-            self._window = {k: metric_types.Mean(*v) for k, v in window.items()}
+            self._window = {
+                name: metric_types.from_plain(*values)
+                for name, values in window.items()
+            }
         self._latest = restored.metrics
         return restored.state, restored.step
 
@@ -323,14 +330,14 @@ class Trainer:
             self.writer.images(
                 step, {f"{name}/{k}": v for k, v in report.pictures.items()}
             )
+            self.writer.text(step, {f"{name}/{k}": v for k, v in report.texts.items()})
         self.writer.scalars(step, self._latest)
         shown = "  ".join(f"{k} {v:.4g}" for k, v in self._latest.items())
         self._progress.message(f"step {step}  {shown}")
 
     def _save(self, step: int, metrics: Mapping[str, float]) -> None:
         window = self._window or {}
-        sums = {k: dataclasses.astuple(v) for k, v in window.items()}
-        window = json.loads(json.dumps(sums, default=float))
+        window = {name: metric_types.plain(metric) for name, metric in window.items()}
         self._checkpointer.save(
             step, self._state, extra={"window": window}, metrics=metrics
         )

@@ -42,13 +42,63 @@ class Mean:
 
     def merge(self, other: "Mean") -> "Mean":
         """The mean over both sets of values."""
-        return Mean(self.total + other.total, self.count + other.count)
+        return type(self)(self.total + other.total, self.count + other.count)
 
     def compute(self) -> Any:
         """total / count, float32 []; 0 where nothing was counted, never NaN by 0/0."""
         if isinstance(self.total, np.ndarray | np.generic | float):
             return self.total / self.count if self.count else self.total * 0
         return jnp.where(self.count == 0, 0.0, self.total / jnp.maximum(self.count, 1))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Perplexity(Mean):
+    """exp of a mean loss in nats: merged before the exponential, so that the parts of a
+    text give the perplexity of the whole."""
+
+    def compute(self) -> Any:
+        """exp(total / count), float32 []; 1 where nothing was counted."""
+        mean = super().compute()
+        if isinstance(mean, np.ndarray | np.generic | float):
+            with np.errstate(over="ignore"):  # infinite, as on the device
+                return np.exp(mean)
+        return jnp.exp(mean)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Sum:
+    """A weighted sum of means over different things (tokens and sentences, say), which no
+    single mean is: the parts merge one by one.
+
+    Args:
+        parts: `Mean`s; the first gives `count`, by which accumulation weighs micro-batches.
+        weights: one float per part; not traced.
+    """
+
+    parts: tuple[Mean, ...]
+    weights: tuple[float, ...] = dataclasses.field(metadata=dict(static=True))
+
+    @property
+    def count(self) -> Any:
+        """float32 []; what the first part counts."""
+        return self.parts[0].count
+
+    @property
+    def total(self) -> Any:
+        """float32 []; `compute()` times `count`."""
+        return self.compute() * self.count
+
+    def merge(self, other: "Sum") -> "Sum":
+        """The sum of the merged parts."""
+        pairs = zip(self.parts, other.parts, strict=True)
+        return Sum(tuple(a.merge(b) for a, b in pairs), self.weights)
+
+    def compute(self) -> Any:
+        """float32 []; a part that counted nothing adds 0."""
+        pairs = zip(self.weights, self.parts, strict=True)
+        return sum(weight * part.compute() for weight, part in pairs)
 
 
 def accuracy(
@@ -69,6 +119,21 @@ def accuracy(
     rivals = (logits >= own).sum(-1) - 1
     # NaN compares false with everything and must not look like a perfect rank.
     return Mean.of((rivals < k) & jnp.isfinite(own[..., 0]), mask)
+
+
+def plain(metric: Any) -> list:
+    """A metric of host numbers as lists, names and floats, which survive JSON."""
+    if isinstance(metric, Sum):
+        return ["Sum", [plain(part) for part in metric.parts], list(metric.weights)]
+    return [type(metric).__name__, float(metric.total), float(metric.count)]
+
+
+def from_plain(kind: str, *values: Any) -> Any:
+    """Undoes `plain`: `from_plain(*plain(metric))`."""
+    if kind == "Sum":
+        parts, weights = values
+        return Sum(tuple(from_plain(*part) for part in parts), tuple(weights))
+    return {"Mean": Mean, "Perplexity": Perplexity}[kind](*map(np.float64, values))
 
 
 def merge(a: Mapping[str, Any] | None, b: Mapping[str, Any]) -> dict[str, Any]:

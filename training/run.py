@@ -4,13 +4,14 @@ and weight import all start here."""
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from training import checkpoint, compilation, sharding
+from training import artifacts, checkpoint, compilation, sharding
 from training import config as configs
 from training import state as states
 from training.errors import ConfigError, RunError, first_line
@@ -26,6 +27,7 @@ class Run:
         batch: tree of `jax.ShapeDtypeStruct`; one global batch.
         shapes: tree of `jax.ShapeDtypeStruct`; the state.
         traced: the update is compiled so that the profiler sees its operations.
+        config: what it was built from: plain data, artifacts read from their files.
     """
 
     experiment: configs.Experiment
@@ -33,6 +35,7 @@ class Run:
     batch: Any
     shapes: states.TrainState
     traced: bool = False
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     _compiled: dict = dataclasses.field(default_factory=dict, repr=False)
 
     @classmethod
@@ -42,13 +45,21 @@ class Run:
         devices: list[jax.Device] | None = None,
         *,
         traced: bool = False,
+        workdir: pathlib.Path | None = None,
     ) -> "Run":
         """Builds a config.
+
+        Args:
+            config: plain data.
+            devices: of the mesh; None takes all.
+            traced: see the class.
+            workdir: where artifacts are, or are put; see `training.artifacts`.
 
         Raises:
             RunError: in one line, whatever is wrong with the config, the data it names or
                 the devices it asks for.
         """
+        config = artifacts.materialize(config, workdir)
         experiment = configs.experiment(config)
         try:
             compilation.set_matmul_precision(experiment.matmul_precision)
@@ -59,7 +70,7 @@ class Run:
         except (ValueError, OSError) as error:
             raise ConfigError(first_line(error)) from error
         shapes = cls._shapes(experiment, batch)
-        run = cls(experiment, layout, batch, shapes, traced)
+        run = cls(experiment, layout, batch, shapes, traced, config)
         run._check_rules()
         return run
 

@@ -54,6 +54,19 @@ class Linear(Layout):
 
 
 @dataclasses.dataclass(frozen=True)
+class Matrix(Layout):
+    """[in, out], as here: GPT-2's "Conv1D"; the first `in_axes` axes here are the input."""
+
+    in_axes: int = 1
+
+    def theirs(self, ours: Shape) -> Shape:
+        return math.prod(ours[: self.in_axes]), math.prod(ours[self.in_axes :])
+
+    def load(self, tensor: np.ndarray, ours: Shape) -> np.ndarray:
+        return tensor.reshape(ours)
+
+
+@dataclasses.dataclass(frozen=True)
 class Convolution(Layout):
     """torch's Conv2d weight, [out, in, H, W]; here [H, W, in, out]."""
 
@@ -67,18 +80,21 @@ class Convolution(Layout):
 
 @dataclasses.dataclass(frozen=True)
 class Part(Layout):
-    """One of `count` equal parts of the first axis: torch's fused query, key and value."""
+    """One of `count` equal parts of an axis there: torch's fused query, key and value."""
 
     index: int
     count: int
     whole: Layout
+    axis: int = 0
 
     def theirs(self, ours: Shape) -> Shape:
-        first, *rest = self.whole.theirs(ours)
-        return (self.count * first, *rest)
+        shape = list(self.whole.theirs(ours))
+        shape[self.axis] *= self.count
+        return tuple(shape)
 
     def load(self, tensor: np.ndarray, ours: Shape) -> np.ndarray:
-        return self.whole.load(np.split(tensor, self.count)[self.index], ours)
+        parts = np.split(tensor, self.count, self.axis)
+        return self.whole.load(parts[self.index], ours)
 
 
 @dataclasses.dataclass(frozen=True)

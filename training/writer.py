@@ -1,4 +1,4 @@
-"""Writes what a run reports: `metrics.jsonl`, TensorBoard events and pictures.
+"""Writes what a run reports: `metrics.jsonl`, TensorBoard events, pictures and texts.
 
 `metrics.jsonl` holds one JSON object a line, `step` beside flat names such as `train/loss`.
 Floats are written by `repr`, so that reading them back is exact; numbers that are not
@@ -16,6 +16,7 @@ import pathlib
 import re
 import socket
 import struct
+import textwrap
 import time
 from collections.abc import Mapping
 from typing import Any, Self
@@ -101,10 +102,23 @@ class Writer:
             self._event(step=int(step), summary=Summary(value=[value]))
 
     def text(self, step: int, texts: Mapping[str, str]) -> None:
-        """Shows texts (Markdown) in TensorBoard, by name."""
+        """Shows texts, and keeps them as `texts/NAME_STEP.txt`.
+
+        Args:
+            step: of the state that made them.
+            texts: name -> text; a name that ends in '.html' is a page, kept as such and not
+                shown. TensorBoard reads a text of one line as Markdown, and shows one of
+                several as it stands.
+        """
         if not self.active:
             return
+        write_texts(self._folder / "texts", step, texts)
         for name, text in texts.items():
+            if name.endswith(".html"):
+                continue
+            text = text.encode("utf-8", "replace").decode()
+            if "\n" in text:  # Markdown would join the lines.
+                text = textwrap.indent(text, "    ", lambda line: True)
             self._event(step=int(step), summary=summaries.text(name, text))
 
     def close(self) -> None:
@@ -149,13 +163,41 @@ def write_pictures(
     """
     paths = []
     for name, image in images.items():
-        stem = re.sub(r"[^\w.-]+", "_", name)
-        path = pathlib.Path(folder) / f"{stem}_{int(step):08d}.png"
+        path = _path(folder, name, step, ".png")
         data = _png(name, image)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         paths.append(path)
     return paths
+
+
+def write_texts(
+    folder: str | os.PathLike, step: int, texts: Mapping[str, str]
+) -> list[pathlib.Path]:
+    """Writes texts as `FOLDER/NAME_STEP.txt`, or `.html` where the name ends so.
+
+    Args:
+        folder: made if absent.
+        step: of the state that made them.
+        texts: name -> text.
+
+    Returns:
+        The files, UTF-8, in the order of `texts`.
+    """
+    paths = []
+    for name, text in texts.items():
+        suffix = ".html" if name.endswith(".html") else ".txt"
+        path = _path(folder, name.removesuffix(".html"), step, suffix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # What a model writes in bytes need not be valid text.
+        path.write_bytes(text.encode("utf-8", "replace"))
+        paths.append(path)
+    return paths
+
+
+def _path(folder: str | os.PathLike, name: str, step: int, suffix: str) -> pathlib.Path:
+    stem = re.sub(r"[^\w.-]+", "_", name)
+    return pathlib.Path(folder) / f"{stem}_{int(step):08d}{suffix}"
 
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:

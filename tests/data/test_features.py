@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data.features import Image, Label
+from data.features import Image, Label, Text
 
 
 @pytest.mark.parametrize("encoding", [None, "jpeg", "png"])
@@ -61,3 +61,39 @@ def test_label_samples_cover_the_classes():
 def test_an_unknown_encoding_is_refused():
     with pytest.raises(ValueError, match="gif"):
         Image(encoding="gif")
+
+
+def test_invented_text_is_like_language():
+    rng = np.random.default_rng(0)
+    samples = [Text().sample(rng) for _ in range(200)]
+    for text in samples:
+        Text().check(text)
+        assert text.endswith(".") and text[0].isupper() and 2 <= text.count(".") <= 5
+    words = " ".join(samples).lower().replace(".", "").split()
+    counts = sorted((words.count(word) for word in set(words)), reverse=True)
+    assert counts[0] > 20 * np.median(counts), "some words come often, most rarely"
+    assert len(set("".join(samples))) < 50
+    assert len(set(samples)) == 200
+
+
+def test_invented_text_is_as_long_as_declared():
+    text = Text(max_length=12)
+    for seed in range(20):
+        value = text.sample(np.random.default_rng(seed))
+        assert len(value) == 12
+        text.check(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (b"bytes", r"expected text \(str\), got bytes"),
+        (np.zeros(2), "got float64"),
+        ("abcdef", "has 6 characters, more than max_length=5"),
+    ],
+)
+def test_what_is_no_text_is_named(value, message):
+    with pytest.raises(ValueError, match=message):
+        Text(max_length=5).check(value)
+    with pytest.raises(ValueError, match="max_length is 0"):
+        Text(max_length=0)

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from data.features import Image, Label
+from data.features import Image, Label, Text
 from data.sources import TFDS
 
 CIFAR10 = {"image": Image(32, 32, 3, "png"), "label": Label(10)}
@@ -29,6 +29,31 @@ def test_features_are_the_datasets_own_unless_declared(tfds_dir):
     assert source.features == {"image": Image(encoding="jpeg"), "label": Label(20)}
     assert set(source[0]) == {"image", "label", "image/file_name"}
     assert source[0]["image/file_name"].decode() in source.describe(0)
+
+
+def test_texts_are_decoded_and_declared(tfds_dir):
+    source = TFDS("multi30k", "train", tfds_dir)
+    assert source.features == {"de": Text(), "fr": Text(), "en": Text()}
+    example = source[0]
+    assert {type(value) for value in example.values()} == {str}
+    assert "Männer" in example["de"]
+    one = TFDS("multi30k", "train", tfds_dir, {"en": Text()})
+    assert one[0] == {"en": example["en"]}
+    assert pickle.loads(pickle.dumps(one))[0] == one[0]
+    sentiment = TFDS("sst2_sentence", "test", tfds_dir)
+    assert sentiment.features["label"] == Label(2)
+    for name, feature in sentiment.features.items():
+        feature.check(sentiment[0][name])
+
+
+def test_text_that_is_no_utf8_is_named_with_its_record(tfds_dir):
+    source = TFDS("multi30k", "test", tfds_dir, {"en": Text(), "de": Text()})
+    source._records = [{"en": b"fine", "de": b"M\xe4nner"}]
+    with pytest.raises(
+        ValueError,
+        match=r"field 'de' of record 0 of multi30k 'test' is not valid UTF-8 at byte 1",
+    ):
+        source[0]
 
 
 def test_pictures_declared_as_arrays_are_decoded(tfds_dir):

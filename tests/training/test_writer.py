@@ -80,6 +80,24 @@ def test_tensorboard_sees_the_same(tmp_path):
     np.testing.assert_array_equal(cv2.imread(str(path))[..., ::-1], image)
 
 
+def test_texts_are_kept_as_they_are_and_shown_line_by_line(tmp_path):
+    texts = {
+        "test/bleu": "34.0\n  größer: \ud800",
+        "test/words.html": "<!doctype html>",
+    }
+    with Writer(tmp_path) as writer:
+        writer.text(12, texts)
+    folder = tmp_path / "texts"
+    text = (folder / "test_bleu_00000012.txt").read_text()
+    assert text == "34.0\n  größer: ?"  # half a character cannot be written
+    assert (folder / "test_words_00000012.html").read_text() == "<!doctype html>"
+    shown = {v.tag: v for e in events(tmp_path) for v in e.summary.value}
+    assert set(shown) == {"test/bleu/text_summary"}
+    # Indented by four, Markdown takes it as it stands.
+    (value,) = shown["test/bleu/text_summary"].tensor.string_val
+    assert value.decode() == "    34.0\n      größer: ?"
+
+
 @pytest.mark.parametrize(
     "image",
     [np.zeros((4, 5), np.uint8), np.zeros((4, 5, 3)), np.zeros((4, 5, 1), "u1")],
