@@ -1,0 +1,1 @@
+"""Where published weight files keep each of our parameters: one file per architecture."""
