@@ -8,6 +8,7 @@ D embedding.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -232,6 +233,7 @@ class MultiHeadAttention(nn.Module):
         bias: jax.Array | None = None,
         positions: jax.Array | None = None,
         cache_length: int | None = None,
+        attend: Callable[..., jax.Array] | None = None,
         train: bool = False,
         return_weights: bool = False,
     ) -> Any:
@@ -245,6 +247,8 @@ class MultiHeadAttention(nn.Module):
             positions: int32 [T] or [B, T], of the queries; None for 0 to T - 1. With a
                 cache: [T], one after the other, and where to write.
             cache_length: how many positions the cache holds; None for no cache.
+            attend: (query, key, value) -> [B, T, N, H], in the place of
+                `dot_product_attention` and its arguments here: sparse attention, say.
             train: whether to drop weights.
             return_weights: also return the weights [B, N, T, S].
 
@@ -255,37 +259,48 @@ class MultiHeadAttention(nn.Module):
             ValueError: `num_heads` does not divide D and there is no `head_dim`; there is
                 neither a memory nor one in the cache.
         """
-        sows = not self.is_initializing() and self.is_mutable_collection(
-            "attention_weights"
-        )
         if positions is None:
             positions = jnp.arange(query.shape[1], dtype=jnp.int32)
         key, value = self._key_and_value(query, memory, positions, cache_length)
+        query_heads = self._query(query, positions)
+        out = self._dense(self.out_dim or query.shape[-1], "out", axis=(-2, -1))
+        if attend is not None:
+            return out(attend(query_heads, key, value))
         causal = self.causal
         if cache_length is not None and not self.cross:
             seen = jnp.arange(cache_length) <= positions[:, None]
             mask, causal = combine_masks(mask, seen[None, None]), False
+        options = {"mask": mask, "bias": bias, "causal": causal}
+        heads = (query_heads, key, value)
+        attended, weights = self._attend(heads, train, return_weights, options)
+        return (out(attended), weights) if return_weights else out(attended)
+
+    def _attend(
+        self,
+        heads: tuple[jax.Array, jax.Array, jax.Array],
+        train: bool,
+        return_weights: bool,
+        options: dict[str, Any],
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """[B, T, N, H], and the weights if someone wants them."""
+        sows = not self.is_initializing() and self.is_mutable_collection(
+            "attention_weights"
+        )
         drops = train and self.dropout_rate > 0.0
         attended = dot_product_attention(
-            self._query(query, positions),
-            key,
-            value,
-            mask=mask,
-            bias=bias,
-            causal=causal,
+            *heads,
             scale=self.scale,
             implementation=self.implementation,
             dropout_rate=self.dropout_rate,
             dropout_rng=self.make_rng("dropout") if drops else None,
             return_weights=return_weights or sows,
+            **options,
         )
-        out = self._dense(self.out_dim or query.shape[-1], "out", axis=(-2, -1))
         if not (return_weights or sows):
-            return out(attended)
-        attended, weights = attended
+            return attended, None
         if sows:
-            self.sow("attention_weights", "weights", weights)
-        return (out(attended), weights) if return_weights else out(attended)
+            self.sow("attention_weights", "weights", attended[1])
+        return attended
 
     def _query(self, query: jax.Array, positions: jax.Array) -> jax.Array:
         """[B, T, N, H]."""
@@ -331,15 +346,15 @@ class MultiHeadAttention(nn.Module):
 
         Kept in the order in which attention multiplies, so that a step copies nothing.
         """
-        new = new.swapaxes(1, 2)
-        if self.cross:
-            self.variable("cache", name, lambda: new).value = new
-            return new.swapaxes(1, 2)
-        shape = (*new.shape[:2], cache_length, new.shape[-1])
-        kept = self.variable("cache", name, jnp.zeros, shape, new.dtype)
-        start = (0, 0, positions[0], 0)
-        kept.value = lax.dynamic_update_slice(kept.value, new, start)
-        return kept.value.swapaxes(1, 2)
+        kept = new.swapaxes(1, 2)
+        if not self.cross:
+            shape = (*kept.shape[:2], cache_length, kept.shape[-1])
+            # `self.variable` would refuse the names of the projections.
+            cache = self.get_variable("cache", name, jnp.zeros(shape, kept.dtype))
+            start = (0, 0, positions[0], 0)
+            kept = lax.dynamic_update_slice(cache, kept, start)
+        self.put_variable("cache", name, kept)
+        return kept.swapaxes(1, 2)
 
     def _head_dim(self, query: jax.Array) -> int:
         D = query.shape[-1]

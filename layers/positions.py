@@ -115,7 +115,8 @@ class LearnedPositions(nn.Module):
         if positions is None:
             chosen = table[self.offset : self.offset + length]
         else:
-            chosen = table[positions + self.offset]
+            # NaN for what lies outside, which indexing would replace by the last.
+            chosen = jnp.take(table, positions + self.offset, axis=0, mode="fill")
         return x + chosen.astype(x.dtype)
 
 
@@ -209,7 +210,8 @@ class RelativePositionBias(nn.Module):
         shape = (self.num_buckets, self.num_heads)
         table = self.param("embedding", self.init, shape, self.param_dtype)
         bucket = self._bucket(key_positions - query_positions[:, None])
-        return table[bucket].astype(jnp.float32).transpose(2, 0, 1)[None]
+        values = jnp.take(table, bucket, axis=0).astype(jnp.float32)
+        return values.transpose(2, 0, 1)[None]
 
     def _bucket(self, distance: jax.Array) -> jax.Array:
         """The bucket of key - query: int32 [T, S]."""

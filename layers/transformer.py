@@ -107,6 +107,7 @@ class EncoderBlock(nn.Module):
         memory_mask: jax.Array | None = None,
         positions: jax.Array | None = None,
         cache_length: int | None = None,
+        attend: Callable[..., jax.Array] | None = None,
         train: bool = False,
         drop_path_rate: jax.Array | None = None,
     ) -> jax.Array:
@@ -117,7 +118,8 @@ class EncoderBlock(nn.Module):
             memory: [B, S, any dimension], for cross-attention; None if it is in the cache.
             mask, bias: of self-attention (`layers.attention.dot_product_attention`).
             memory_mask: bool [B or 1, N or 1, T or 1, S], of cross-attention.
-            positions, cache_length: as in `layers.attention.MultiHeadAttention`.
+            positions, cache_length, attend: of self-attention, as in
+                `layers.attention.MultiHeadAttention`.
             train: whether to drop.
             drop_path_rate: float [], instead of the field.
         """
@@ -128,6 +130,7 @@ class EncoderBlock(nn.Module):
             mask=mask,
             bias=bias,
             positions=positions,
+            attend=attend,
             **caching,
         )
         x = self._add(x, "attention", attention, **drop)

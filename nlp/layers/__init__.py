@@ -1,0 +1,1 @@
+"""Language-only blocks used by two or more models."""
