@@ -1,0 +1,1 @@
+"""Evaluators of language models and of what they write, see `training.evaluation`."""
