@@ -18,6 +18,9 @@ ARGUMENTS = {
     "finetune_cifar10": ["1,scratch"],
     "linear_probe_cifar10": ["random"],
     "greedy_digits": ["2", "finetune"],
+    "gpt_shakespeare": ["full"],
+    "rnn_multi30k": ["none"],
+    "bert_sst2": ["scratch"],
 }
 LARGE = {
     "vit_imagenet": ["L/16", "H/14"],
@@ -25,6 +28,9 @@ LARGE = {
     "mae_vit_imagenet": ["L/16,1600", "H/14"],
     "linear_probe_imagenet": ["L/16"],
     "finetune_imagenet": ["L/16", "H/14"],
+    "gpt2_openwebtext": ["M", "XL"],
+    "bert_wikipedia": ["L"],
+    "transformer_wmt14": ["Big"],
 }
 CASES = [
     *((name, None) for name in FILES),
