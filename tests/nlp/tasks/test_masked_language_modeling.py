@@ -253,7 +253,11 @@ def test_is_next_by_hand():
 
 
 def test_gathering_first_gives_the_same_loss_and_gradient():
-    batch = {**make_batch(), "is_next": np.array([1, 0, 1, 1])}
+    batch = {
+        **make_batch(),
+        "is_next": np.array([1, 0, 1, 1]),
+        "mask": np.ones(4, bool),
+    }
     gather = MaskedLanguageModeling(model=Tiny(), gather=True)
     plain, gathered = measure(batch), measure(batch, gather)
     np.testing.assert_allclose(gathered[0], plain[0], rtol=1e-6)
