@@ -195,13 +195,15 @@ def _real(real: jax.Array | None, x: jax.Array) -> jax.Array:
 
 
 def orthogonal_by_gate(key: jax.Array, shape: Sequence[int], dtype: Any) -> jax.Array:
-    """Initial recurrent kernel [H, G * H]: an orthogonal matrix for each gate."""
+    """Initial recurrent kernel [H, G * H]: an orthogonal matrix for each gate.
+
+    One after the other: on CPUs the decomposition of a batch waits, on a thread of XLA's
+    pool, for other threads of that pool. Two of them on two cores wait for ever.
+    """
     H, width = shape
     init = nn.initializers.orthogonal()
-    gates = jax.vmap(lambda k: init(k, (H, H), dtype))(
-        jax.random.split(key, width // H)
-    )
-    return gates.swapaxes(0, 1).reshape(H, width)
+    keys = jax.random.split(key, width // H)
+    return jnp.concatenate([init(k, (H, H), dtype) for k in keys], axis=1)
 
 
 def _open_forget_gate(key: jax.Array, shape: Sequence[int], dtype: Any) -> jax.Array:

@@ -228,3 +228,11 @@ def test_errors_name_the_value():
     state = ((jnp.zeros((3, 4)),),)
     with pytest.raises(ValueError, match="state of 1 layers for num_layers=2"):
         Recurrent("gru", 4, num_layers=2).init(jax.random.key(0), x, state=state)
+
+
+def test_initial_kernels_are_decomposed_one_by_one():
+    """A batch of them can wait for itself on a small pool of threads."""
+    draw = lambda key: layers.recurrent.orthogonal_by_gate(key, (8, 24), jnp.float32)
+    program = jax.jit(draw).lower(jax.random.key(0)).as_text()
+    calls = [line for line in program.splitlines() if "lapack_s" in line]
+    assert calls and not [line for line in calls if "tensor<3x8x8xf32>" in line]
