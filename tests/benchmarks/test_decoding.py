@@ -34,7 +34,7 @@ def test_both_of_ours_write_the_same(written, monkeypatch):
     assert cached.tokens.shape == (2, 5)
     np.testing.assert_array_equal(cached.tokens, recomputed.tokens)
     assert len(set(cached.tokens.ravel().tolist())) > 1
-    assert cached.description["first_tokens"] == cached.tokens[0].tolist()
+    assert cached.description["tokens"] == cached.tokens.tolist()
 
 
 def test_transformers_writes_the_same(written):
@@ -46,14 +46,14 @@ def test_transformers_writes_the_same(written):
 
 
 def turns(*seconds, tokens=None):
-    return {"rounds": [{"seconds": s} for s in seconds], "first_tokens": tokens}
+    return {"rounds": [{"seconds": s} for s in seconds], "tokens": tokens}
 
 
 def test_figures_are_medians_and_ratios_within_rounds():
     found = decoding.summary(
         {
-            "cached": turns(1.0, 2.0, 4.0, tokens=[7, 8, 9, 7]),
-            "recompute": turns(10.0, 30.0, 40.0, tokens=[7, 8, 9, 7]),
+            "cached": turns(1.0, 2.0, 4.0, tokens=[[7, 8, 9, 7]]),
+            "recompute": turns(10.0, 30.0, 40.0, tokens=[[7, 8, 9, 7]]),
             "transformers": {"absent": "torch is not installed"},
         },
         tokens=100,
@@ -65,11 +65,12 @@ def test_figures_are_medians_and_ratios_within_rounds():
     assert decoding.summary({"cached": {"error": "died"}}, 1)["tokens_per_second"] == {}
 
 
-def test_agreement_ends_at_the_first_difference():
-    one = {"first_tokens": [1, 2, 3, 4]}
+def test_agreement_ends_at_the_first_difference_of_a_row():
+    one = {"tokens": [[1, 2, 3, 4], [5, 6, 7, 8]]}
     assert decoding.agreement(one, one) == 1.0
-    assert decoding.agreement(one, {"first_tokens": [1, 2, 9, 4]}) == 0.5
-    assert decoding.agreement(one, {"first_tokens": [9, 2, 3, 4]}) == 0.0
+    other = {"tokens": [[1, 2, 9, 4], [5, 6, 7, 8]]}
+    assert decoding.agreement(one, other) == 0.75
+    assert decoding.agreement(one, {"tokens": [[9, 2, 3, 4]] * 2}) == 0.0
     assert decoding.agreement(one, {}) is None
 
 
