@@ -23,18 +23,18 @@ from layers.normalization import LayerNorm, RMSNorm
 
 Initializer = nn.initializers.Initializer
 REMAT = ("none", "block", "dots")
-NORMS = {"layer": LayerNorm, "rms": RMSNorm}
 
 
 def norm(kind: str, epsilon: float, **options: Any) -> nn.Module:
-    """A norm of `NORMS`.
+    """LayerNorm for 'layer', RMSNorm for 'rms'.
 
     Raises:
         ValueError: unknown kind.
     """
-    if kind not in NORMS:
-        raise ValueError(f"unknown norm {kind!r}; known: {', '.join(NORMS)}")
-    return NORMS[kind](epsilon=epsilon, **options)
+    norms = {"layer": LayerNorm, "rms": RMSNorm}
+    if kind not in norms:
+        raise ValueError(f"unknown norm {kind!r}; known: {', '.join(norms)}")
+    return norms[kind](epsilon=epsilon, **options)
 
 
 class EncoderBlock(nn.Module):
