@@ -13,7 +13,7 @@ https://arxiv.org/abs/1805.04833; top-p: A. Holtzman, J. Buys, L. Du, M. Forbes,
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,9 @@ import numpy as np
 from jax import lax
 
 Step = Callable[[jax.Array, Any], tuple[jax.Array, Any]]
+
+# Never written as text; `eos_id` is, as the end.
+_SPECIAL = ("pad_id", "bos_id", "unk_id", "mask_id")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,27 @@ class Rules:
             raise ValueError(
                 f"eos_id={self.eos_id} is forbidden; give eos_id=None for no end"
             )
+
+    @classmethod
+    def of_text(
+        cls, tokenizer: Any, max_length: int, *, vocab_size: int | None = None
+    ) -> Self:
+        """Nothing is written but the tokenizer's text and the end.
+
+        Args:
+            tokenizer: with `eos_id` and such of `pad_id bos_id unk_id mask_id` as it has.
+            max_length: most tokens of a row, the end included.
+            vocab_size: outputs of the model, where it may have more than there are tokens.
+        """
+        special = {getattr(tokenizer, name, None) for name in _SPECIAL}
+        eos, pad = (getattr(tokenizer, name, None) for name in ("eos_id", "pad_id"))
+        beyond = range(tokenizer.vocab_size, vocab_size or 0)
+        return cls(
+            max_length=max_length,
+            eos_id=eos,
+            pad_id=0 if pad is None else pad,
+            forbidden=tuple(sorted((special | set(beyond)) - {None, eos})),
+        )
 
     def allow(self, logits: jax.Array, length: jax.Array) -> jax.Array:
         """The logits with -inf for what may not follow.

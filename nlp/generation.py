@@ -23,7 +23,6 @@ from nlp.tasks.text_task import find_field
 
 # Rows of one program; lengths are rounded up to multiples, so that few are compiled.
 ROWS, MULTIPLE = 32, 16
-_SPECIALS = ("pad_id", "bos_id", "unk_id", "mask_id")
 
 
 class PromptError(ValueError):
@@ -171,17 +170,8 @@ class Writer:
 
     def rules(self, max_tokens: int) -> Rules:
         """By which no special token is written but the end, and none that is unknown."""
-        own = self.tokenizer
-        forbidden = {getattr(own, name) for name in _SPECIALS}
-        # A model may have more outputs than there are tokens, to a round number.
-        known = find_field(self._model, "vocab_size") or own.vocab_size
-        forbidden |= set(range(own.vocab_size, known))
-        return Rules(
-            max_length=max_tokens,
-            eos_id=own.eos_id,
-            pad_id=own.pad_id,
-            forbidden=tuple(sorted(forbidden)),
-        )
+        known = find_field(self._model, "vocab_size")
+        return Rules.of_text(self.tokenizer, max_tokens, vocab_size=known)
 
     def run(
         self,

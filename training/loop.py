@@ -148,12 +148,13 @@ class Trainer:
                 f"{self._workdir} is already at step {restored.step}, beyond total_steps "
                 f"{self._experiment.total_steps}"
             )
-        window = restored.extra.get("window")
-        if window:
-            self._window = {
-                name: metric_types.from_plain(*values)
-                for name, values in window.items()
-            }
+        try:
+            self._window = metric_types.window_from_plain(restored.extra.get("window"))
+        except ValueError as error:
+            raise RunError(
+                f"the checkpoint of {self._workdir} was saved by another version of the "
+                f"code ({error}); begin from it in another --workdir, by init_from"
+            ) from error
         self._latest = restored.metrics
         return restored.state, restored.step
 
@@ -336,8 +337,7 @@ class Trainer:
         self._progress.message(f"step {step}  {shown}")
 
     def _save(self, step: int, metrics: Mapping[str, float]) -> None:
-        window = self._window or {}
-        window = {name: metric_types.plain(metric) for name, metric in window.items()}
+        window = metric_types.plain_window(self._window)
         self._checkpointer.save(
             step, self._state, extra={"window": window}, metrics=metrics
         )

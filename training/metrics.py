@@ -133,7 +133,28 @@ def from_plain(kind: str, *values: Any) -> Any:
     if kind == "Sum":
         parts, weights = values
         return Sum(tuple(from_plain(*part) for part in parts), tuple(weights))
-    return {"Mean": Mean, "Perplexity": Perplexity}[kind](*map(np.float64, values))
+    kinds = {cls.__name__: cls for cls in (Mean, Perplexity)}
+    if kind not in kinds:
+        raise ValueError(
+            f"unknown kind of metric {kind!r}; known: Sum, {', '.join(kinds)}"
+        )
+    return kinds[kind](*map(np.float64, values))
+
+
+def plain_window(metrics: Mapping[str, Any] | None) -> dict[str, list]:
+    """`plain` of metrics by name; None stands for nothing yet."""
+    return {name: plain(metric) for name, metric in (metrics or {}).items()}
+
+
+def window_from_plain(window: Mapping[str, list] | None) -> dict[str, Any] | None:
+    """Undoes `plain_window`.
+
+    Raises:
+        ValueError: they are of no known kind.
+    """
+    return {
+        name: from_plain(*values) for name, values in (window or {}).items()
+    } or None
 
 
 def merge(a: Mapping[str, Any] | None, b: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,6 @@ from nlp.decoding import Rules, begin
 from training.errors import RunError, first_line
 from training.evaluation import Batches
 
-_SPECIAL = ("pad_id", "bos_id", "unk_id", "mask_id")
-
 
 def tokenizer_of(run: Any, tokenizer: Any) -> Any:
     """The given tokenizer, or else the task's. Raises RunError if there is none."""
@@ -22,26 +20,6 @@ def tokenizer_of(run: Any, tokenizer: Any) -> Any:
     if found is None:
         raise RunError("no tokenizer; give the evaluator or the task one")
     return found
-
-
-def writing_rules(model: Any, tokenizer: Any, max_length: int) -> Rules:
-    """Rules by which nothing is written but the tokenizer's text and the end.
-
-    Args:
-        model: whose `vocab_size`, where it has one, may be larger than the tokenizer's.
-        tokenizer: with `eos_id` and such of `pad_id bos_id unk_id mask_id` as it has.
-        max_length: most tokens, the end included.
-    """
-    eos = getattr(tokenizer, "eos_id", None)
-    special = {getattr(tokenizer, name, None) for name in _SPECIAL} - {None, eos}
-    special |= {*range(tokenizer.vocab_size, getattr(model, "vocab_size", 0))}
-    pad = getattr(tokenizer, "pad_id", None)
-    return Rules(
-        max_length=max_length,
-        eos_id=eos,
-        pad_id=0 if pad is None else pad,
-        forbidden=tuple(sorted(special)),
-    )
 
 
 def translate(
@@ -117,8 +95,9 @@ def written(
     Raises:
         RunError: no sentence can be read, or the model cannot translate.
     """
+    outputs = getattr(run.experiment.task.model, "vocab_size", None)
     settings = dict(
-        rules=writing_rules(run.experiment.task.model, tokenizer, max_length),
+        rules=Rules.of_text(tokenizer, max_length, vocab_size=outputs),
         beam_size=beam_size,
         length_penalty=length_penalty,
     )

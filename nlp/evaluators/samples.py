@@ -17,7 +17,6 @@ from nlp.evaluators.generation import (
     raw_text,
     show,
     tokenizer_of,
-    writing_rules,
     written,
 )
 from training.errors import RunError, first_line
@@ -72,7 +71,9 @@ class Samples:
         model = run.experiment.task.model
         length = self._room(model, max(len(ids) for ids in prompts))
         settings = dict(
-            rules=writing_rules(model, tokenizer, length),
+            rules=Rules.of_text(
+                tokenizer, length, vocab_size=getattr(model, "vocab_size", None)
+            ),
             sampling=self._sampling(),
             seed=self.seed,
         )

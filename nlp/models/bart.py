@@ -19,9 +19,10 @@ from layers.normalization import LayerNorm
 from layers.positions import LearnedPositions
 from layers.transformer import Decoder, Encoder
 from nlp.layers.embeddings import TokenEmbedding
+from nlp.layers.encoder_decoder import EncoderDecoder
 
 
-class BART(nn.Module):
+class BART(EncoderDecoder):
     """Embedding, learned positions, norm; post-norm encoder and decoder; tied head.
 
     Parameters: `embedding`, `encoder_positions`, `encoder_embedding_norm`, `encoder`, the
@@ -114,16 +115,9 @@ class BART(nn.Module):
                 "head_bias", nn.initializers.zeros, (self.vocab_size,), self.param_dtype
             )
 
-    def _check_length(self, length: int) -> None:
-        if length > self.max_length:
-            raise ValueError(
-                f"sequence of {length} is longer than max_length={self.max_length}; "
-                "shorten it or raise max_length"
-            )
-
     def encode(self, source: jax.Array, *, train: bool = False) -> jax.Array:
         """The memory [B, S, D] of a source int32 [B, S], which may be padding alone."""
-        self._check_length(source.shape[1])
+        self.check_length(source.shape[1])
         x = self.encoder_positions(self.embedding(source))
         x = self.dropout(self.encoder_embedding_norm(x), deterministic=not train)
         mask = padding_mask(source != self.pad_id)
@@ -139,17 +133,8 @@ class BART(nn.Module):
         cache_length: int | None = None,
         train: bool = False,
     ) -> jax.Array:
-        """The decoder's result [B, T, D], before the head.
-
-        Args:
-            target: int32 [B, T].
-            memory: [B, S, D] from `encode`; None if it is in the cache.
-            valid: bool [B, S], False where the source is padding.
-            positions: int32 [T] of the target; None for 0 to T - 1.
-            cache_length: positions the cache holds; None for no cache.
-            train: whether to drop.
-        """
-        self._check_length(target.shape[1])
+        """The decoder's result [B, T, D], before the head; see `EncoderDecoder`."""
+        self.check_length(target.shape[1])
         x = self.decoder_positions(self.embedding(target), positions)
         x = self.dropout(self.decoder_embedding_norm(x), deterministic=not train)
         return self.decoder(
@@ -161,76 +146,10 @@ class BART(nn.Module):
             train=train,
         )
 
-    def _logits(self, hidden: jax.Array) -> jax.Array:
+    def logits(self, hidden: jax.Array) -> jax.Array:
         """[..., D] -> float32 [..., V]."""
         logits = self.embedding.attend(hidden)
         return logits + self.logits_bias if self.head_bias else logits
-
-    def __call__(
-        self, source: jax.Array, target: jax.Array, *, train: bool = False
-    ) -> jax.Array:
-        """Logits of the token after each of the target's (teacher forcing).
-
-        Args:
-            source: int32 [B, S], padded with `pad_id`.
-            target: int32 [B, T], the decoder's input: begins with bos.
-            train: whether to drop.
-
-        Returns:
-            float32 [B, T, V].
-
-        Raises:
-            ValueError: S or T is greater than `max_length`.
-        """
-        memory = self.encode(source, train=train)
-        valid = source != self.pad_id
-        return self._logits(self.decode(target, memory, valid, train=train))
-
-    def begin(
-        self, source: jax.Array, prompt: jax.Array, *, cache_length: int
-    ) -> jax.Array:
-        """Starts decoding: logits float32 [B, V] of the token after the prompt.
-
-        The state goes to the collection 'cache' (make it mutable).
-
-        Args:
-            source: int32 [B, S].
-            prompt: int32 [B, P], all real: bos, and perhaps more.
-            cache_length: tokens there is room for, the prompt included. A step beyond it
-                is not noticed.
-
-        Raises:
-            ValueError: the prompt is empty or longer than `cache_length`; that or the
-                source is longer than `max_length`.
-        """
-        self._check_length(cache_length)
-        length = prompt.shape[1]
-        if not 1 <= length <= cache_length:
-            raise ValueError(
-                f"a prompt of {length} tokens does not fit cache_length={cache_length}; "
-                "give at least 1 token and room for all"
-            )
-        valid = source != self.pad_id
-        self.put_variable("cache", "valid", valid)
-        self.put_variable("cache", "index", jnp.int32(length))
-        hidden = self.decode(
-            prompt, self.encode(source), valid, cache_length=cache_length
-        )
-        return self._logits(hidden[:, -1])
-
-    def step(self, tokens: jax.Array) -> jax.Array:
-        """Logits float32 [B, V] of the token after `tokens`, int32 [B]; `begin` first."""
-        index = self.get_variable("cache", "index")
-        block = self.decoder.variables["cache"]["blocks" if self.scan else "block_0"]
-        hidden = self.decode(
-            tokens[:, None],
-            None,
-            self.get_variable("cache", "valid"),
-            positions=index[None],
-            cache_length=block["attention"]["key"].shape[-2],
-        )
-        self.put_variable("cache", "index", index + 1)
-        return self._logits(hidden[:, 0])
 
 
 _PUBLISHED = {"vocab_size": 50265, "position_offset": 2, "pad_id": 1}

@@ -21,6 +21,7 @@ from layers.masks import segment_mask, segment_positions
 from layers.positions import LearnedPositions, alibi_bias, sincos_1d
 from layers.transformer import Encoder
 from nlp.layers.embeddings import TokenEmbedding
+from nlp.layers.encoder_decoder import cache_length_of, check_prompt
 from nlp.layers.sentence_pooling import last_token, mean_token
 
 POSITIONS = ("learned", "rotary", "alibi", "sincos")
@@ -240,17 +241,13 @@ class GPT(nn.Module):
         """
         length = prompt.shape[1]
         self._check_length(cache_length)
-        if not 1 <= length <= cache_length:
-            raise ValueError(
-                f"a prompt of {length} tokens does not fit cache_length={cache_length}; "
-                "give at least 1 token and room for all"
-            )
+        check_prompt(length, cache_length)
         return self._read(prompt, jnp.zeros((), jnp.int32), cache_length)
 
     def step(self, tokens: jax.Array) -> jax.Array:
         """Logits float32 [B, V] of the token after `tokens`, int32 [B]; `begin` first."""
         index = self.get_variable("cache", "index")
-        return self._read(tokens[:, None], index, self._cache_length())
+        return self._read(tokens[:, None], index, cache_length_of(self.encoder))
 
     def _read(
         self, tokens: jax.Array, index: jax.Array, cache_length: int
@@ -265,11 +262,6 @@ class GPT(nn.Module):
         )
         self.put_variable("cache", "index", index + tokens.shape[1])
         return self._logits(x[:, -1])
-
-    def _cache_length(self) -> int:
-        """Of the cache that `begin` made, read off the keys of any layer."""
-        keys = jax.tree.leaves(self.encoder.variables["cache"])
-        return keys[0].shape[-2]
 
     def _bias(self, positions: jax.Array, num_keys: int) -> jax.Array | None:
         """Of attention, float32 [1, N, T, S], for keys at 0 to S - 1."""

@@ -23,9 +23,10 @@ from layers.masks import padding_mask
 from layers.positions import RelativePositionBias
 from layers.transformer import Decoder, Encoder
 from nlp.layers.embeddings import TokenEmbedding
+from nlp.layers.encoder_decoder import EncoderDecoder
 
 
-class T5(nn.Module):
+class T5(EncoderDecoder):
     """Embedding, pre-norm encoder and decoder without biases, head.
 
     All layers of a stack share its relative position bias. Parameters: `embedding`,
@@ -146,16 +147,7 @@ class T5(nn.Module):
         cache_length: int | None = None,
         train: bool = False,
     ) -> jax.Array:
-        """The decoder's result [B, T, D], before the head.
-
-        Args:
-            target: int32 [B, T].
-            memory: [B, S, D] from `encode`; None if it is in the cache.
-            valid: bool [B, S], False where the source is padding.
-            positions: int32 [T] of the target; None for 0 to T - 1.
-            cache_length: positions the cache holds; None for no cache.
-            train: whether to drop.
-        """
+        """The decoder's result [B, T, D], before the head; see `EncoderDecoder`."""
         x = self.dropout(self.embedding(target), deterministic=not train)
         if positions is None:
             positions = jnp.arange(target.shape[1])
@@ -171,72 +163,11 @@ class T5(nn.Module):
         )
         return self.dropout(x, deterministic=not train)
 
-    def _logits(self, hidden: jax.Array) -> jax.Array:
+    def logits(self, hidden: jax.Array) -> jax.Array:
         """[..., D] -> float32 [..., V]."""
         if self.tie_head:
             return self.embedding.attend(hidden * self.embed_dim**-0.5)
         return self.head(hidden).astype(jnp.float32)
-
-    def __call__(
-        self, source: jax.Array, target: jax.Array, *, train: bool = False
-    ) -> jax.Array:
-        """Logits of the token after each of the target's (teacher forcing).
-
-        Args:
-            source: int32 [B, S], padded with `pad_id`.
-            target: int32 [B, T], the decoder's input: begins with bos.
-            train: whether to drop.
-
-        Returns:
-            float32 [B, T, V].
-        """
-        memory = self.encode(source, train=train)
-        valid = source != self.pad_id
-        return self._logits(self.decode(target, memory, valid, train=train))
-
-    def begin(
-        self, source: jax.Array, prompt: jax.Array, *, cache_length: int
-    ) -> jax.Array:
-        """Starts decoding: logits float32 [B, V] of the token after the prompt.
-
-        The state goes to the collection 'cache' (make it mutable).
-
-        Args:
-            source: int32 [B, S].
-            prompt: int32 [B, P], all real: bos, and perhaps more.
-            cache_length: tokens there is room for, the prompt included. A step beyond it
-                is not noticed.
-
-        Raises:
-            ValueError: the prompt is empty or longer than `cache_length`.
-        """
-        length = prompt.shape[1]
-        if not 1 <= length <= cache_length:
-            raise ValueError(
-                f"a prompt of {length} tokens does not fit cache_length={cache_length}; "
-                "give at least 1 token and room for all"
-            )
-        valid = source != self.pad_id
-        self.put_variable("cache", "valid", valid)
-        self.put_variable("cache", "index", jnp.int32(length))
-        hidden = self.decode(
-            prompt, self.encode(source), valid, cache_length=cache_length
-        )
-        return self._logits(hidden[:, -1])
-
-    def step(self, tokens: jax.Array) -> jax.Array:
-        """Logits float32 [B, V] of the token after `tokens`, int32 [B]; `begin` first."""
-        index = self.get_variable("cache", "index")
-        block = self.decoder.variables["cache"]["blocks" if self.scan else "block_0"]
-        hidden = self.decode(
-            tokens[:, None],
-            None,
-            self.get_variable("cache", "valid"),
-            positions=index[None],
-            cache_length=block["attention"]["key"].shape[-2],
-        )
-        self.put_variable("cache", "index", index + 1)
-        return self._logits(hidden[:, 0])
 
 
 def _size(D: int, layers: int, heads: int, F: int, head_dim: int = 64, **fields: Any):

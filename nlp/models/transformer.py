@@ -24,11 +24,12 @@ from layers.masks import padding_mask
 from layers.positions import sincos_1d
 from layers.transformer import Decoder, Encoder
 from nlp.layers.embeddings import TokenEmbedding
+from nlp.layers.encoder_decoder import EncoderDecoder
 
 POSITIONS = ("interleaved", "halves")
 
 
-class Transformer(nn.Module):
+class Transformer(EncoderDecoder):
     """Embedding, fixed positions, encoder, decoder, head.
 
     Parameters: `embedding` (or `source_embedding`, `target_embedding`), `encoder`,
@@ -141,7 +142,7 @@ class Transformer(nn.Module):
         Raises:
             ValueError: T is greater than `max_length`.
         """
-        self._check_length(tokens.shape[1])
+        self.check_length(tokens.shape[1])
         x = self._table(side)(tokens)
         if self.scale_embeddings:
             x = x * math.sqrt(self.embed_dim)
@@ -152,13 +153,6 @@ class Transformer(nn.Module):
         if positions is not None:
             place = jnp.asarray(table)[positions]
         return self.dropout(x + place.astype(x.dtype), deterministic=not train)
-
-    def _check_length(self, length: int) -> None:
-        if length > self.max_length:
-            raise ValueError(
-                f"sequence of {length} is longer than max_length={self.max_length}; "
-                "shorten it or raise max_length"
-            )
 
     def encode(self, source: jax.Array, *, train: bool = False) -> jax.Array:
         """The memory [B, S, D] of a source int32 [B, S], which may be padding alone."""
@@ -176,16 +170,7 @@ class Transformer(nn.Module):
         cache_length: int | None = None,
         train: bool = False,
     ) -> jax.Array:
-        """The decoder's result [B, T, D], before the head.
-
-        Args:
-            target: int32 [B, T].
-            memory: [B, S, D] from `encode`; None if it is in the cache.
-            valid: bool [B, S], False where the source is padding.
-            positions: int32 [T] of the target; None for 0 to T - 1.
-            cache_length: positions the cache holds; None for no cache.
-            train: whether to drop.
-        """
+        """The decoder's result [B, T, D], before the head; see `EncoderDecoder`."""
         x = self._embed(target, "target_embedding", positions, train)
         return self.decoder(
             x,
@@ -196,82 +181,12 @@ class Transformer(nn.Module):
             train=train,
         )
 
-    def _logits(self, hidden: jax.Array) -> jax.Array:
+    def logits(self, hidden: jax.Array) -> jax.Array:
         """[..., D] -> float32 [..., V]."""
         if not self.tie_head:
             return self.head(hidden).astype(jnp.float32)
         logits = self._table("target_embedding").attend(hidden)
         return logits + self.logits_bias if self.head_bias else logits
-
-    def __call__(
-        self, source: jax.Array, target: jax.Array, *, train: bool = False
-    ) -> jax.Array:
-        """Logits of the token after each of the target's (teacher forcing).
-
-        Args:
-            source: int32 [B, S], padded with `pad_id`.
-            target: int32 [B, T], the decoder's input: begins with bos.
-            train: whether to drop.
-
-        Returns:
-            float32 [B, T, V].
-
-        Raises:
-            ValueError: S or T is greater than `max_length`.
-        """
-        memory = self.encode(source, train=train)
-        valid = source != self.pad_id
-        return self._logits(self.decode(target, memory, valid, train=train))
-
-    def begin(
-        self, source: jax.Array, prompt: jax.Array, *, cache_length: int
-    ) -> jax.Array:
-        """Starts decoding: logits float32 [B, V] of the token after the prompt.
-
-        The state goes to the collection 'cache' (make it mutable).
-
-        Args:
-            source: int32 [B, S].
-            prompt: int32 [B, P], all real: bos, and perhaps more.
-            cache_length: tokens there is room for, the prompt included. A step beyond it
-                is not noticed.
-
-        Raises:
-            ValueError: the prompt is empty or longer than `cache_length`; that or the
-                source is longer than `max_length`.
-        """
-        self._check_length(cache_length)
-        length = prompt.shape[1]
-        if not 1 <= length <= cache_length:
-            raise ValueError(
-                f"a prompt of {length} tokens does not fit cache_length={cache_length}; "
-                "give at least 1 token and room for all"
-            )
-        valid = source != self.pad_id
-        self.put_variable("cache", "valid", valid)
-        self.put_variable("cache", "index", jnp.int32(length))
-        hidden = self.decode(
-            prompt,
-            self.encode(source),
-            valid,
-            positions=jnp.arange(length),
-            cache_length=cache_length,
-        )
-        return self._logits(hidden[:, -1])
-
-    def step(self, tokens: jax.Array) -> jax.Array:
-        """Logits float32 [B, V] of the token after `tokens`, int32 [B]; `begin` first."""
-        index = self.get_variable("cache", "index")
-        block = self.decoder.variables["cache"]["blocks" if self.scan else "block_0"]
-        hidden = self.decode(
-            tokens[:, None],
-            None,
-            self.get_variable("cache", "valid"),
-            positions=index[None],
-            cache_length=block["attention"]["key"].shape[-2],
-        )
-        self.put_variable("cache", "index", index + 1)
-        return self._logits(hidden[:, 0])
 
 
 Transformer_Base = partial(Transformer)

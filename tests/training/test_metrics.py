@@ -3,9 +3,19 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from training import metrics
-from training.metrics import Mean, Perplexity, Sum, accuracy, from_plain, plain
+from training.metrics import (
+    Mean,
+    Perplexity,
+    Sum,
+    accuracy,
+    from_plain,
+    plain,
+    plain_window,
+    window_from_plain,
+)
 
 
 def test_merge_of_unequal_parts_is_the_mean_of_all():
@@ -95,3 +105,9 @@ def test_metrics_survive_json_with_their_kind():
         assert type(kept) is type(metric) and kept.compute() == metric.compute()
         merged = kept.merge(metric)
         assert float(merged.count) == 2 * float(metric.count)
+
+
+def test_metrics_of_an_unknown_kind_are_named():
+    with pytest.raises(ValueError, match=r"unknown kind of metric 3\.25"):
+        window_from_plain({"loss": [3.25, 4.0]})  # saved without its kind
+    assert window_from_plain(plain_window(None)) is None

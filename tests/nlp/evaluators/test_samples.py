@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from toy_language import (
     SIZE,
-    Averages,
     Letters,
     build,
     experiment,
@@ -19,7 +18,7 @@ from toy_language import (
     seq2seq,
 )
 
-from nlp.evaluators.generation import writing_rules
+from nlp.decoding import Rules
 from training import config as configs
 from training.errors import RunError
 from training.evaluation import evaluate
@@ -98,7 +97,7 @@ def test_draws_are_functions_of_the_seed_whatever_the_devices():
 
 
 def test_nothing_is_written_that_the_tokenizer_does_not_know():
-    rules = writing_rules(Averages(vocab_size=SIZE + 3), Letters(), 9)
+    rules = Rules.of_text(Letters(), 9, vocab_size=SIZE + 3)
     assert rules.forbidden == (0, 1, 3, 4, SIZE, SIZE + 1, SIZE + 2)
     assert (rules.eos_id, rules.pad_id, rules.max_length) == (2, 0, 9)
 

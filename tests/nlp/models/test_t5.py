@@ -148,7 +148,7 @@ def test_initial_logits_of_attention_and_vocabulary_are_near_one():
             for name in ("query", "key")
         )
         assert 0.8 < np.einsum("NBH,NSH->NBS", query, key).std() < 1.2
-        logits = model.apply(variables, x, method="_logits")
+        logits = model.apply(variables, x, method="logits")
         assert 0.8 < logits.std() < 1.2
 
 
