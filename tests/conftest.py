@@ -1,14 +1,29 @@
 """Eight virtual CPU devices for every test; fixtures that find the optional real data."""
 
+import gc
+import importlib.metadata
 import json
 import os
 import pathlib
 import sys
+import tempfile
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile much and compute little: without LLVM's optimisations they take half as long.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# XLA aborts on a flag it does not know, so the one that changed is set where it was tried.
+QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    QUICK_COMPILATION += " --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", QUICK_COMPILATION)
+# Many tests compile the same program, in one worker or another: they share what is compiled.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    COMPILED = tempfile.TemporaryDirectory(prefix="tessera_tests_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# Tracing makes many objects that live on; looking through them took a quarter of the time.
+gc.set_threshold(50_000, 20, 100)
 
 import numpy as np
 import pytest

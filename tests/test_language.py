@@ -8,8 +8,14 @@ from test_configs import load
 from training import checkpoint, smoke
 from training.run import Run
 
-QUICK = ("gpt_wikitext2", "transformer_multi30k", "rnn_multi30k", "bert_wikitext2")
-SLOW = ("gpt_shakespeare", "t5_wikitext2", "lin_sst2")
+QUICK = ("rnn_multi30k", "bert_wikitext2")
+SLOW = (
+    "gpt_shakespeare",
+    "gpt_wikitext2",
+    "lin_sst2",
+    "t5_wikitext2",
+    "transformer_multi30k",
+)
 NAMES = (*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW))
 SMALL = {
     "embed_dim": 16,

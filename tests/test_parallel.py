@@ -49,7 +49,7 @@ def single():
     ("name", "mesh"),
     [
         ("vit", {"data": 8}),
-        ("vit", {"fsdp": 8}),
+        pytest.param("vit", {"fsdp": 8}, marks=pytest.mark.slow),
         ("vit", {"fsdp": 4, "model": 2}),
         ("resnet", {"data": 8}),
         ("resnet", {"data": 2, "fsdp": 4}),
@@ -74,7 +74,7 @@ def test_fsdp_holds_a_sixth_or_less_of_the_state():
     assert held <= whole / 6
 
 
-@pytest.mark.parametrize("k", [2, 4])
+@pytest.mark.parametrize("k", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_accumulation_equals_the_full_batch_of_a_vit(k):
     """In loss and update, to 1e-6: without noise, and by SGD so that updates compare."""
     found = {}

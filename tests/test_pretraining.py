@@ -26,7 +26,9 @@ SIMMIM = {
     "model": {"type": "vision.models.simmim.SimMIM", "backbone": VIT},
     "mask_ratio": 0.5,
 }
-NAMES = ("mae", "simmim", "rotation", "simclr", "denoising")
+QUICK = ("mae", "simclr")
+SLOW = ("simmim", "rotation", "denoising")
+NAMES = (*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW))
 
 
 def config(name, **changes):
