@@ -8,35 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from nlp.weights import (
-    albert,
-    bart,
-    bert,
-    bigbird,
-    electra,
-    gpt,
-    marian,
-    rnn_seq2seq,
-    t5,
-    transformer,
-)
 from training import weight_files
 from training.weight_files import load_file
 
 __all__ = ["NAMINGS", "convert", "load_file"]
 
-NAMINGS = (
-    *gpt.NAMINGS,
-    *bert.NAMINGS,
-    *albert.NAMINGS,
-    *electra.NAMINGS,
-    *bigbird.NAMINGS,
-    *rnn_seq2seq.NAMINGS,
-    *transformer.NAMINGS,
-    *marian.NAMINGS,
-    *t5.NAMINGS,
-    *bart.NAMINGS,
-)
+NAMINGS = weight_files.namings_in("nlp.weights")
 
 
 def convert(

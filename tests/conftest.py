@@ -25,7 +25,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 # Tracing makes many objects that live on; looking through them took a quarter of the time.
-gc.set_threshold(50_000, 20, 100)
+gc.set_threshold(50_000, 20, 20)
 
 import numpy as np
 import pytest

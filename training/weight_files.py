@@ -10,9 +10,11 @@ unexpected, of the wrong shape or not finite is named, all in one error. The tab
 per architecture.
 """
 
+import importlib
 import json
 import math
 import pathlib
+import pkgutil
 import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,6 +37,14 @@ _SAFETENSORS_DTYPES = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
+
+
+def namings_in(package: str) -> tuple[Naming, ...]:
+    """The tables of a package: what its modules, by name, call NAMINGS."""
+    folder = importlib.import_module(package).__path__
+    names = sorted(module.name for module in pkgutil.iter_modules(folder))
+    modules = [importlib.import_module(f"{package}.{name}") for name in names]
+    return tuple(naming for module in modules for naming in module.NAMINGS)
 
 
 def load_file(path: str | pathlib.Path) -> dict[str, np.ndarray]:

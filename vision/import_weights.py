@@ -10,17 +10,10 @@ import numpy as np
 
 from training import weight_files
 from training.weight_files import load_file
-from vision.weights import beit, mae, mlp_mixer, resnet, vit
 
 __all__ = ["NAMINGS", "convert", "load_file"]
 
-NAMINGS = (
-    *vit.NAMINGS,
-    *mlp_mixer.NAMINGS,
-    *resnet.NAMINGS,
-    *beit.NAMINGS,
-    *mae.NAMINGS,
-)
+NAMINGS = weight_files.namings_in("vision.weights")
 
 
 def convert(
