@@ -19,10 +19,10 @@ def get_config(size="Base"):
         raise ValueError(f"size {size!r} is not one of {', '.join(STEPS)}")
     config = ConfigDict()
     config.seed = 0
-    # Sentences have about 30 tokens.
-    config.batch_size = 832
+    # Rows of packed pairs: 26,624 tokens of each language, about 25,000 of them real.
+    config.batch_size = 208
     config.total_steps = STEPS[size]
-    vocab_size, length = 37_000, 128
+    vocab_size, length = 37_000, 256
 
     def text(split):
         field = dict(type="data.features.Text")
@@ -42,7 +42,7 @@ def get_config(size="Base"):
         max_examples=1_000_000,
     )
 
-    def pipeline(split, length):
+    def pipeline(split):
         return dict(
             type="data.pipeline.Pipeline",
             source=text(split),
@@ -60,13 +60,25 @@ def get_config(size="Base"):
             keys=("source", "target"),
         )
 
-    config.data = pipeline("train", length)
+    config.data = dict(
+        type="data.pipeline.Pipeline",
+        source=dict(
+            type="nlp.packed_pairs.PackedPairs",
+            pairs=text("train"),
+            tokenizer=tokenizer,
+            source="en",
+            target="de",
+            source_length=128,
+            target_length=128,
+            on_long="truncate",
+        ),
+    )
     config.task = dict(
         type="nlp.tasks.sequence_to_sequence.SequenceToSequence",
         model=dict(
             type=f"nlp.models.transformer.Transformer_{size}",
             vocab_size=vocab_size,
-            max_length=256,
+            max_length=length,
             dtype="bfloat16",
             scan=True,
         ),
@@ -91,15 +103,15 @@ def get_config(size="Base"):
     config.ema_decay = 0.9995
     config.evals = dict(
         eval=dict(
-            type="training.evaluation.Evaluation", data=pipeline("validation", 256)
+            type="training.evaluation.Evaluation", data=pipeline("validation")
         ),
         test=dict(
             type="nlp.evaluators.translation.Translation",
-            data=pipeline("test", 256),
+            data=pipeline("test"),
             source_field="en",
             reference_field="de",
             batch_size=256,
-            max_length=256,
+            max_length=length,
         ),
     )
     config.eval_steps = 10_000

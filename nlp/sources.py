@@ -257,7 +257,7 @@ class _Documents:
 
     def __init__(self, source, tokenizer, field, add_bos, add_eos, characters):
         parts, lengths, places, place = [], [], [], 0
-        for ids, counts in _encoded(source, tokenizer, field, characters):
+        for ids, counts in encoded(source, tokenizer, field, characters):
             row = framed(tokenizer, ids, add_bos=add_bos, add_eos=add_eos)
             if not len(ids):
                 continue
@@ -278,7 +278,7 @@ class _Documents:
             self.covered = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
 
 
-def _encoded(source, tokenizer, field, characters) -> Iterator[tuple[Any, Any]]:
+def encoded(source, tokenizer, field, characters=False) -> Iterator[tuple[Any, Any]]:
     """(ids, characters of each or None) of every document."""
     for texts in _chunks(_texts(source, field)):
         if characters:

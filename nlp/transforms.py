@@ -42,7 +42,7 @@ class Tokenize:
     on_long: str = "error"
 
     def __post_init__(self):
-        _check_lengths(
+        check_lengths(
             self.on_long,
             max_length=self.max_length,
             minimum=1 + self.add_bos + self.add_eos,
@@ -94,8 +94,8 @@ class Translation:
     on_long: str = "error"
 
     def __post_init__(self):
-        _check_lengths(self.on_long, source_length=self.source_length, minimum=1)
-        _check_lengths(self.on_long, target_length=self.target_length, minimum=1)
+        check_lengths(self.on_long, source_length=self.source_length, minimum=1)
+        check_lengths(self.on_long, target_length=self.target_length, minimum=1)
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         del rng
@@ -148,7 +148,7 @@ class SentencePair:
     on_long: str = "truncate"
 
     def __post_init__(self):
-        _check_lengths(self.on_long, length=self.length, minimum=5)
+        check_lengths(self.on_long, length=self.length, minimum=5)
         if len(self.fields) != 2:
             raise ValueError(f"fields are {tuple(self.fields)}; a pair has two")
 
@@ -197,7 +197,7 @@ class CropTokens:
     fields: Sequence[str] = ("tokens",)
 
     def __post_init__(self):
-        _check_lengths("error", length=self.length, minimum=1)
+        check_lengths("error", length=self.length, minimum=1)
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         longest = max(len(_field(example, field)) for field in self.fields)
@@ -227,7 +227,7 @@ class Pad:
     segments: str | None = None
 
     def __post_init__(self):
-        _check_lengths("error", length=self.length, minimum=1)
+        check_lengths("error", length=self.length, minimum=1)
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         del rng
@@ -300,7 +300,8 @@ def _field(example: Example, field: str) -> Any:
     return example[field]
 
 
-def _check_lengths(on_long: str, *, minimum: int, **lengths: int | None) -> None:
+def check_lengths(on_long: str, *, minimum: int, **lengths: int | None) -> None:
+    """Raises ValueError for an unknown `on_long` or a length below `minimum`."""
     if on_long not in _ON_LONG:
         raise ValueError(f"on_long is {on_long!r}; it must be 'truncate' or 'error'")
     for name, length in lengths.items():

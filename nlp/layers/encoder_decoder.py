@@ -4,6 +4,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from layers.masks import (
+    combine_masks,
+    padding_mask,
+    segment_mask,
+    segment_positions,
+)
+
 
 def check_prompt(length: int, cache_length: int) -> None:
     """Raises ValueError unless a prompt of `length` tokens fits the cache."""
@@ -21,15 +28,29 @@ def cache_length_of(stack: nn.Module) -> int:
     return block["attention"]["key"].shape[-2]
 
 
+def packing(
+    segments: jax.Array | None,
+) -> tuple[jax.Array | None, jax.Array | None]:
+    """(mask bool [B, 1, T, T], positions int32 [B, T]) of packed rows; None for others."""
+    if segments is None:
+        return None, None
+    return segment_mask(segments), segment_positions(segments)
+
+
 class EncoderDecoder(nn.Module):
     """The base of a model with the submodule `decoder`, the field `pad_id`, and
 
-    - `encode(source int32 [B, S], *, train) -> memory [B, S, D]`,
-    - `decode(target int32 [B, T], memory or None, valid bool [B, S], *, positions,
-      cache_length, train) -> hidden [B, T, D]`: `valid` is False where the source is
-      padding; with a `cache_length` the memory stays in the cache, and `positions`, int32
-      [T], say where the target stands,
+    - `encode(source int32 [B, S], *, segments, train) -> memory [B, S, D]`,
+    - `decode(target int32 [B, T], memory or None, memory_mask, *, mask, positions,
+      cache_length, train) -> hidden [B, T, D]`: `memory_mask` and `mask` say what each
+      token may read of the memory and, besides causality, of the target; `positions`,
+      int32 [T] or [B, T], where it stands; with a `cache_length` the memory stays in the
+      cache,
     - `logits(hidden [..., D]) -> float32 [..., V]`.
+
+    Packed rows hold several pairs, numbered from 1 by `segments`, 0 for padding: tokens of
+    a pair read that pair alone, and their positions begin at 0, so that a row gives the
+    logits that its pairs give one by one.
     """
 
     # A field of models whose positions end.
@@ -44,24 +65,43 @@ class EncoderDecoder(nn.Module):
             )
 
     def __call__(
-        self, source: jax.Array, target: jax.Array, *, train: bool = False
+        self,
+        source: jax.Array,
+        target: jax.Array,
+        source_segments: jax.Array | None = None,
+        target_segments: jax.Array | None = None,
+        *,
+        train: bool = False,
     ) -> jax.Array:
         """Logits of the token after each of the target's (teacher forcing).
 
         Args:
             source: int32 [B, S], padded with `pad_id`.
             target: int32 [B, T], the decoder's input: begins with bos.
+            source_segments: int32 [B, S], the pair of each token; None: rows are pairs.
+            target_segments: int32 [B, T]; None if those of the source are.
             train: whether to drop.
 
         Returns:
             float32 [B, T, V].
 
         Raises:
-            ValueError: S or T is greater than `max_length`.
+            ValueError: S or T is greater than `max_length`; only one has segments.
         """
-        memory = self.encode(source, train=train)
-        valid = source != self.pad_id
-        return self.logits(self.decode(target, memory, valid, train=train))
+        if (source_segments is None) != (target_segments is None):
+            raise ValueError(
+                "packed pairs need source_segments and target_segments; one is missing"
+            )
+        memory = self.encode(source, segments=source_segments, train=train)
+        memory_mask = padding_mask(source != self.pad_id)
+        mask, positions = packing(target_segments)
+        if target_segments is not None:
+            of_pair = segment_mask(target_segments, source_segments)
+            memory_mask = combine_masks(memory_mask, of_pair)
+        hidden = self.decode(
+            target, memory, memory_mask, mask=mask, positions=positions, train=train
+        )
+        return self.logits(hidden)
 
     def begin(
         self, source: jax.Array, prompt: jax.Array, *, cache_length: int
@@ -86,8 +126,8 @@ class EncoderDecoder(nn.Module):
         valid = source != self.pad_id
         self.put_variable("cache", "valid", valid)
         self.put_variable("cache", "index", jnp.int32(length))
-        memory = self.encode(source)
-        hidden = self.decode(prompt, memory, valid, cache_length=cache_length)
+        memory, memory_mask = self.encode(source), padding_mask(valid)
+        hidden = self.decode(prompt, memory, memory_mask, cache_length=cache_length)
         return self.logits(hidden[:, -1])
 
     def step(self, tokens: jax.Array) -> jax.Array:
@@ -96,7 +136,7 @@ class EncoderDecoder(nn.Module):
         hidden = self.decode(
             tokens[:, None],
             None,
-            self.get_variable("cache", "valid"),
+            padding_mask(self.get_variable("cache", "valid")),
             positions=index[None],
             cache_length=cache_length_of(self.decoder),
         )

@@ -14,12 +14,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from layers.masks import padding_mask
+from layers.masks import combine_masks, padding_mask
 from layers.normalization import LayerNorm
 from layers.positions import LearnedPositions
 from layers.transformer import Decoder, Encoder
 from nlp.layers.embeddings import TokenEmbedding
-from nlp.layers.encoder_decoder import EncoderDecoder
+from nlp.layers.encoder_decoder import EncoderDecoder, packing
 
 
 class BART(EncoderDecoder):
@@ -115,20 +115,28 @@ class BART(EncoderDecoder):
                 "head_bias", nn.initializers.zeros, (self.vocab_size,), self.param_dtype
             )
 
-    def encode(self, source: jax.Array, *, train: bool = False) -> jax.Array:
+    def encode(
+        self,
+        source: jax.Array,
+        *,
+        segments: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
         """The memory [B, S, D] of a source int32 [B, S], which may be padding alone."""
         self.check_length(source.shape[1])
-        x = self.encoder_positions(self.embedding(source))
+        mask, positions = packing(segments)
+        mask = combine_masks(mask, padding_mask(source != self.pad_id))
+        x = self.encoder_positions(self.embedding(source), positions)
         x = self.dropout(self.encoder_embedding_norm(x), deterministic=not train)
-        mask = padding_mask(source != self.pad_id)
         return self.encoder(x, mask=mask, train=train)
 
     def decode(
         self,
         target: jax.Array,
         memory: jax.Array | None,
-        valid: jax.Array,
+        memory_mask: jax.Array,
         *,
+        mask: jax.Array | None = None,
         positions: jax.Array | None = None,
         cache_length: int | None = None,
         train: bool = False,
@@ -140,7 +148,8 @@ class BART(EncoderDecoder):
         return self.decoder(
             x,
             memory,
-            memory_mask=padding_mask(valid),
+            mask=mask,
+            memory_mask=memory_mask,
             positions=positions,
             cache_length=cache_length,
             train=train,

@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 
 from layers.dense import Dense
-from layers.masks import padding_mask
+from layers.masks import combine_masks, padding_mask
 from layers.positions import RelativePositionBias
 from layers.transformer import Decoder, Encoder
 from nlp.layers.embeddings import TokenEmbedding
-from nlp.layers.encoder_decoder import EncoderDecoder
+from nlp.layers.encoder_decoder import EncoderDecoder, packing
 
 
 class T5(EncoderDecoder):
@@ -125,13 +125,19 @@ class T5(EncoderDecoder):
                 self.vocab_size, use_bias=False, kernel_init=normal(D**-0.5), **dtypes
             )
 
-    def encode(self, source: jax.Array, *, train: bool = False) -> jax.Array:
+    def encode(
+        self,
+        source: jax.Array,
+        *,
+        segments: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
         """The memory [B, S, D] of a source int32 [B, S], which may be padding alone."""
         x = self.dropout(self.embedding(source), deterministic=not train)
-        place = jnp.arange(source.shape[1])
+        place, valid = jnp.arange(source.shape[1]), padding_mask(source != self.pad_id)
         x = self.encoder(
             x,
-            mask=padding_mask(source != self.pad_id),
+            mask=combine_masks(packing(segments)[0], valid),
             bias=self.encoder_position_bias(place, place),
             train=train,
         )
@@ -141,22 +147,25 @@ class T5(EncoderDecoder):
         self,
         target: jax.Array,
         memory: jax.Array | None,
-        valid: jax.Array,
+        memory_mask: jax.Array,
         *,
+        mask: jax.Array | None = None,
         positions: jax.Array | None = None,
         cache_length: int | None = None,
         train: bool = False,
     ) -> jax.Array:
         """The decoder's result [B, T, D], before the head; see `EncoderDecoder`."""
         x = self.dropout(self.embedding(target), deterministic=not train)
-        if positions is None:
+        if cache_length is None or positions is None:
+            # Those of a packed row too: distances within a pair are the same.
             positions = jnp.arange(target.shape[1])
         keys = jnp.arange(target.shape[1] if cache_length is None else cache_length)
         x = self.decoder(
             x,
             memory,
             bias=self.decoder_position_bias(positions, keys),
-            memory_mask=padding_mask(valid),
+            mask=mask,
+            memory_mask=memory_mask,
             positions=positions,
             cache_length=cache_length,
             train=train,

@@ -20,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from layers.dense import Dense
-from layers.masks import padding_mask
+from layers.masks import combine_masks, padding_mask
 from layers.positions import sincos_1d
 from layers.transformer import Decoder, Encoder
 from nlp.layers.embeddings import TokenEmbedding
-from nlp.layers.encoder_decoder import EncoderDecoder
+from nlp.layers.encoder_decoder import EncoderDecoder, packing
 
 POSITIONS = ("interleaved", "halves")
 
@@ -137,7 +137,7 @@ class Transformer(EncoderDecoder):
     def _embed(
         self, tokens: jax.Array, side: str, positions: jax.Array | None, train: bool
     ) -> jax.Array:
-        """Tokens int32 [B, T] at int32 [T], None for 0 to T - 1 -> [B, T, D].
+        """Tokens int32 [B, T] at int32 [T] or [B, T], None for 0 to T - 1 -> [B, T, D].
 
         Raises:
             ValueError: T is greater than `max_length`.
@@ -154,18 +154,26 @@ class Transformer(EncoderDecoder):
             place = jnp.asarray(table)[positions]
         return self.dropout(x + place.astype(x.dtype), deterministic=not train)
 
-    def encode(self, source: jax.Array, *, train: bool = False) -> jax.Array:
+    def encode(
+        self,
+        source: jax.Array,
+        *,
+        segments: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
         """The memory [B, S, D] of a source int32 [B, S], which may be padding alone."""
-        x = self._embed(source, "source_embedding", None, train)
-        mask = padding_mask(source != self.pad_id)
+        mask, positions = packing(segments)
+        mask = combine_masks(mask, padding_mask(source != self.pad_id))
+        x = self._embed(source, "source_embedding", positions, train)
         return self.encoder(x, mask=mask, train=train)
 
     def decode(
         self,
         target: jax.Array,
         memory: jax.Array | None,
-        valid: jax.Array,
+        memory_mask: jax.Array,
         *,
+        mask: jax.Array | None = None,
         positions: jax.Array | None = None,
         cache_length: int | None = None,
         train: bool = False,
@@ -175,7 +183,8 @@ class Transformer(EncoderDecoder):
         return self.decoder(
             x,
             memory,
-            memory_mask=padding_mask(valid),
+            mask=mask,
+            memory_mask=memory_mask,
             positions=positions,
             cache_length=cache_length,
             train=train,

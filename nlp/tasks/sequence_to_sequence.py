@@ -7,9 +7,11 @@ Networks", 2014, https://arxiv.org/abs/1409.3215; label smoothing as in A. Vaswa
 """
 
 import dataclasses
+import inspect
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from nlp.ops.cross_entropy import cross_entropy, smoothed_cross_entropy
 from nlp.tasks.text_task import (
@@ -21,6 +23,8 @@ from nlp.tasks.text_task import (
 from training.metrics import Mean
 from training.task import Batch
 
+_SEGMENTS = ("source_segments", "target_segments")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SequenceToSequence(TextTask):
@@ -28,9 +32,13 @@ class SequenceToSequence(TextTask):
 
     A batch holds `source`, int32 [B, S], and `target`, int32 [B, T + 1]: bos ... eos and
     padding. The decoder reads the first T and predicts the last T; padding does not count.
+    Where pairs are packed into rows (`nlp.packed_pairs`), it also holds `source_segments`,
+    int32 [B, S], and `target_segments`, int32 [B, T + 1], the pair of each token, from 1;
+    the bos of a pair is nobody's target.
 
     Args:
-        model: a Linen module from (source [B, S], target [B, T]) to logits [B, T, V].
+        model: a Linen module from (source [B, S], target [B, T]), and for packed pairs
+            their segments, to logits [B, T, V].
         label_smoothing: s in [0, 1): that share of each target is spread over all tokens
             but padding. In training only, and in `loss` only: an evaluated loss is the
             plain cross-entropy, and perplexity always is of that.
@@ -55,6 +63,22 @@ class SequenceToSequence(TextTask):
         sources, targets = (len(batch[k]) for k in (self.tokens_key, self.target_key))
         if sources != targets:
             raise ValueError(f"{sources} sources for {targets} targets; pair them")
+        if _SEGMENTS[0] in batch or _SEGMENTS[1] in batch:
+            self._check_segments(batch)
+
+    def _check_segments(self, batch: Batch) -> None:
+        known = inspect.signature(type(self.model).__call__).parameters
+        if _SEGMENTS[0] not in known:
+            raise ValueError(
+                f"{type(self.model).__name__} cannot read packed pairs; take rows of one "
+                "pair each, by nlp.transforms.Translation"
+            )
+        for name, key in zip(
+            _SEGMENTS, (self.tokens_key, self.target_key), strict=True
+        ):
+            if name not in batch:
+                raise ValueError(f"the batch has no {name!r}; packed pairs need both")
+            self._check_rows(batch, name, np.shape(batch[key]))
 
     def prepare(self, batch: Batch, *, rng: jax.Array, train: bool) -> Batch:
         """In training, says how much each row is smoothed: `smoothing`, float32 [B]."""
@@ -65,7 +89,11 @@ class SequenceToSequence(TextTask):
         return {**batch, "smoothing": jnp.full(size, self.label_smoothing)}
 
     def inputs(self, batch: Batch) -> tuple:
-        return batch[self.tokens_key], batch[self.target_key][:, :-1]
+        pair = batch[self.tokens_key], batch[self.target_key][:, :-1]
+        if _SEGMENTS[0] not in batch:
+            return pair
+        source, target = (batch[name] for name in _SEGMENTS)
+        return *pair, source, target[:, :-1]
 
     def loss(
         self, outputs: jax.Array, batch: Batch
@@ -73,7 +101,11 @@ class SequenceToSequence(TextTask):
         """Mean cross-entropy per target token in nats; metrics `loss`, `accuracy` and
         `perplexity`."""
         labels = batch[self.target_key][:, 1:]
-        counted = counted_tokens(labels != self.pad_id, batch)
+        counted = labels != self.pad_id
+        if _SEGMENTS[1] in batch:
+            segments = batch[_SEGMENTS[1]]
+            counted &= segments[:, 1:] == segments[:, :-1]
+        counted = counted_tokens(counted, batch)
         logits = cleared(outputs, counted)
         labels = jnp.where(counted, labels, 0)
         losses = cross_entropy(logits, labels)

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from layers.masks import padding_mask
+
 # For programs that run once: soon made, and slow.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
@@ -79,7 +81,7 @@ def no_token_sees_those_after_it_nor_padding(make):
 
             def hidden(model):
                 memory = model.encode(source)
-                return model.decode(target, memory, source != 0)
+                return model.decode(target, memory, padding_mask(source != 0))
 
             return model.apply(changed, method=hidden)[0] @ weight
 
@@ -99,6 +101,24 @@ def padding_of_any_length_changes_nothing(make):
     padded = apply(variables, source, np.pad(TARGET[:2], ((0, 0), (0, 2))))
     bound = 1e-5 * np.abs(plain).max()
     np.testing.assert_allclose(padded[:, :4], plain, atol=bound)
+
+
+def packed_pairs_give_what_each_gives_alone(make):
+    model = make(num_layers=2)
+    apply, variables = jit(model.apply), drawn(model)
+    alone = apply(variables, SOURCE[:2], TARGET[:2])
+    row = lambda *parts: np.concatenate(parts)[None].astype(np.int32)
+    source = row(SOURCE[0], SOURCE[1, :3], [0, 0])
+    source_segments = row([1] * 5, [2] * 3, [0, 0])
+    target = row(TARGET[0], TARGET[1], [0])
+    target_segments = row([1] * 4, [2] * 4, [0])
+    packed = apply(variables, source, target, source_segments, target_segments)
+    assert np.isfinite(packed).all()
+    np.testing.assert_allclose(
+        packed[0, :8].reshape(2, 4, -1), alone, atol=1e-5 * np.abs(alone).max()
+    )
+    with pytest.raises(ValueError, match="one is missing"):
+        jax.eval_shape(model.apply, variables, source, target, source_segments)
 
 
 def half_precision_keeps_float32_parameters_and_logits(make):
@@ -149,6 +169,7 @@ CHECKS = (
     a_token_at_a_time_equals_teacher_forcing,
     no_token_sees_those_after_it_nor_padding,
     padding_of_any_length_changes_nothing,
+    packed_pairs_give_what_each_gives_alone,
     half_precision_keeps_float32_parameters_and_logits,
     dropout_acts_in_training_alone,
     a_prompt_must_fit_the_cache,

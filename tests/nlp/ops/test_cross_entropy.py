@@ -46,6 +46,24 @@ def test_a_model_that_rules_padding_out_has_a_finite_smoothed_loss():
     assert np.isfinite(loss) and np.isfinite(gradient).all()
 
 
+def test_the_smoothed_gradient_is_that_of_the_definition():
+    """Of half a batch smoothed and half not, weighted: softmax minus the target."""
+    labels, weights = LABELS, RNG.normal(size=(2, 3)).astype(np.float32)
+    smoothing = np.array([[0.3], [0.0]], np.float32)
+    target = (1 - smoothing[..., None]) * np.eye(7)[labels]
+    target = target + smoothing[..., None] / 6 * (np.arange(7) != 0)
+    gradient = jax.jit(
+        jax.grad(
+            lambda x: (smoothed_cross_entropy(x, labels, smoothing, 0) * weights).sum()
+        )
+    )
+    expected = (np.exp(LOG_ODDS) - target) * weights[..., None]
+    np.testing.assert_allclose(gradient(LOGITS), expected, atol=1e-6)
+    half = gradient(jnp.asarray(LOGITS, jnp.bfloat16))
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(np.float32), expected, atol=0.05)
+
+
 def test_half_precision_is_summed_in_single():
     half = jnp.asarray(LOGITS, jnp.bfloat16)
     found = cross_entropy(half, LABELS)

@@ -143,6 +143,53 @@ def test_logits_that_do_not_count_have_no_gradient_even_if_not_finite():
     assert np.isfinite(gradient).all()
 
 
+class Packable(Tiny):
+    """Tiny's logits for packed rows: the mean is that of the token's own source."""
+
+    @nn.compact
+    def __call__(self, source, target, source_segments, target_segments, *, train):
+        embed = nn.Embed(self.vocab_size, 8, name="embed")
+        own = target_segments[:, :, None] == source_segments[:, None, :]
+        own = (own & (source != self.pad_id)[:, None]).astype(jnp.float32)
+        mean = own @ embed(source) / jnp.maximum(own.sum(-1, keepdims=True), 1)
+        x = jnp.concatenate([embed(target), mean], -1)
+        x = nn.relu(nn.Dense(16, name="hidden")(x))
+        return nn.Dense(self.vocab_size, name="head")(x)
+
+
+def packed(batch):
+    """All pairs of a batch in one row."""
+    row = {}
+    for name, tokens in batch.items():
+        sizes = (tokens != 0).sum(1)
+        segments = np.repeat(np.arange(1, len(tokens) + 1), sizes)
+        row[name] = np.pad(tokens[tokens != 0], (0, 3))[None]
+        row[f"{name}_segments"] = np.pad(segments, (0, 3))[None].astype(np.int32)
+    return row
+
+
+def test_packed_pairs_lose_what_they_lose_alone():
+    batch, task = make_batch(), SequenceToSequence(model=Packable())
+    row = packed(batch)
+    task.check(row)
+    loss, metrics, gradient = measure(row, task)
+    expected, expected_metrics, expected_gradient = measure(batch)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    assert metrics["loss"].count == expected_metrics["loss"].count
+    assert_trees_close(gradient, expected_gradient)
+
+
+def test_packed_pairs_are_refused_where_they_cannot_be_read():
+    row = packed(make_batch())
+    with pytest.raises(ValueError, match="Tiny cannot read packed pairs"):
+        TASK.check(row)
+    task = SequenceToSequence(model=Packable())
+    with pytest.raises(ValueError, match="no 'target_segments'; packed"):
+        task.check({k: v for k, v in row.items() if k != "target_segments"})
+    with pytest.raises(ValueError, match="source_segments has shape"):
+        task.check({**row, "source_segments": row["source_segments"][:, 1:]})
+
+
 def test_padding_alone_and_empty_sources_give_no_nan():
     batch = {k: np.zeros_like(v) for k, v in make_batch().items()}
     loss, metrics, gradient = measure(batch)
