@@ -102,9 +102,7 @@ def get_config(size="Base"):
     # The paper averages its last checkpoints.
     config.ema_decay = 0.9995
     config.evals = dict(
-        eval=dict(
-            type="training.evaluation.Evaluation", data=pipeline("validation")
-        ),
+        eval=dict(type="training.evaluation.Evaluation", data=pipeline("validation")),
         test=dict(
             type="nlp.evaluators.translation.Translation",
             data=pipeline("test"),

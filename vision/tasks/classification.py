@@ -43,6 +43,8 @@ class Classification(ImageTask):
     Args:
         model: a Linen module from images to logits [B, K], with K as `num_classes`.
         sigmoid: one yes-or-no question per class, summed; else softmax.
+        auxiliary_weight: of the cross-entropy of every further head of a model that
+            returns a tuple of logits in training: GoogLeNet's 0.3.
         label_smoothing: s in [0, 1); targets become (1 - s) * target + s / K.
         mixing: a mixing of `vision.ops.mixing`; None for none. Training metrics then
             count the class of the largest share as the label.
@@ -53,6 +55,7 @@ class Classification(ImageTask):
     """
 
     sigmoid: bool = False
+    auxiliary_weight: float = 0.3
     label_smoothing: float = 0.0
     mixing: Mixing | None = None
     class_names: tuple[str, ...] = ()
@@ -116,20 +119,26 @@ class Classification(ImageTask):
         return batch
 
     def loss(
-        self, outputs: jax.Array, batch: Batch
+        self, outputs: jax.Array | tuple[jax.Array, ...], batch: Batch
     ) -> tuple[jax.Array, dict[str, Mean]]:
-        """Mean cross-entropy; metrics `loss`, `accuracy` and, beyond 5 classes,
-        `top5_accuracy`. With several labels per image, a guess that is one of them is
-        right, and there is no `top5_accuracy`."""
+        """Mean cross-entropy (of a tuple's further logits `auxiliary_weight` times, on top);
+        metrics `loss`, `accuracy` and, beyond 5 classes, `top5_accuracy`. With several
+        labels per image, a guess that is one of them is right, and there is no
+        `top5_accuracy`."""
         mask = batch.get("mask")
-        logits = outputs.astype(jnp.float32)
+        heads = outputs if isinstance(outputs, tuple) else (outputs,)
+        heads = [head.astype(jnp.float32) for head in heads]
         target = self._target(batch)
         if mask is not None:
             # Exactly zero gradient for padding, even where its logits are not finite.
-            logits = jnp.where(mask[:, None], logits, 0)
+            heads = [jnp.where(mask[:, None], head, 0) for head in heads]
             target = jnp.where(mask[:, None], target, 0)
         cross_entropy = sigmoid_cross_entropy if self.sigmoid else softmax_cross_entropy
-        metrics = {"loss": Mean.of(cross_entropy(logits, target), mask)}
+        logits, *auxiliary = heads
+        losses = cross_entropy(logits, target)
+        for head in auxiliary:
+            losses += self.auxiliary_weight * cross_entropy(head, target)
+        metrics = {"loss": Mean.of(losses, mask)}
         if batch[self.label_key].ndim == 2:
             guess = logits.argmax(-1, keepdims=True)
             share = jnp.take_along_axis(target, guess, axis=-1)[..., 0]

@@ -169,7 +169,7 @@ def packed(batch):
 
 
 def test_packed_pairs_lose_what_they_lose_alone():
-    batch, task = make_batch(), SequenceToSequence(model=Packable())
+    batch, task = make_batch(), SequenceToSequence(model=Packable(max_length=32))
     row = packed(batch)
     task.check(row)
     loss, metrics, gradient = measure(row, task)
@@ -182,8 +182,8 @@ def test_packed_pairs_lose_what_they_lose_alone():
 def test_packed_pairs_are_refused_where_they_cannot_be_read():
     row = packed(make_batch())
     with pytest.raises(ValueError, match="Tiny cannot read packed pairs"):
-        TASK.check(row)
-    task = SequenceToSequence(model=Packable())
+        SequenceToSequence(model=Tiny(max_length=32)).check(row)
+    task = SequenceToSequence(model=Packable(max_length=32))
     with pytest.raises(ValueError, match="no 'target_segments'; packed"):
         task.check({k: v for k, v in row.items() if k != "target_segments"})
     with pytest.raises(ValueError, match="source_segments has shape"):

@@ -51,6 +51,18 @@ def test_softmax_loss_by_hand():
     np.testing.assert_allclose(metrics["top5_accuracy"].compute(), top5)
 
 
+def test_further_heads_weigh_in_the_loss_and_not_in_the_accuracy():
+    batch, logits, others = make_batch(), random_logits(), random_logits(seed=2)
+    batch["mask"] = np.arange(6) < 4
+    task = Classification(model=Linear(10), auxiliary_weight=0.4)
+    losses = [task.loss(jnp.asarray(x), batch)[0] for x in (logits, others)]
+    others[4:] = np.nan
+    scalar, metrics = task.loss((jnp.asarray(logits), jnp.asarray(others)), batch)
+    np.testing.assert_allclose(scalar, losses[0] + 0.4 * losses[1], rtol=1e-6)
+    hits = (logits.argmax(-1) == batch["label"])[:4].mean()
+    np.testing.assert_allclose(metrics["accuracy"].compute(), hits)
+
+
 def test_sigmoid_loss_by_hand():
     batch, logits = make_batch(), random_logits()
     task = Classification(model=Linear(10), sigmoid=True)
