@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from nlp.sources import encoded
+from nlp.sources import text_of
 from nlp.transforms import check_lengths, framed, padded
 
+# Pairs encoded at a time: enough to keep all cores busy.
+_CHUNK = 512
 # Rows that are still being filled at a time.
 _OPEN = 64
 
@@ -56,12 +58,19 @@ class PackedPairs:
         if not len(pairs):
             raise ValueError("there are no pairs to pack; the source is empty")
         target_tokenizer = target_tokenizer or tokenizer
-        source_ids = _framed(pairs, tokenizer, source, source_length, on_long)
-        length = target_length + 1
-        target_ids = _framed(pairs, target_tokenizer, target, length, on_long, True)
+        tokenizers, length = (tokenizer, target_tokenizer), target_length + 1
+        texts: tuple[list, list] = ([], [])
+        for i in range(0, len(pairs), _CHUNK):
+            chunk = [pairs[j] for j in range(i, min(i + _CHUNK, len(pairs)))]
+            for side, field in enumerate((source, target)):
+                found = [text_of(x, field, i + j) for j, x in enumerate(chunk)]
+                texts[side].extend(tokenizers[side].encode_all(found))
+        framing = {"add_eos": True, "on_long": on_long}
         self._sides = {
-            "source": _Texts(source_ids, source_length, tokenizer.pad_id),
-            "target": _Texts(target_ids, length, target_tokenizer.pad_id),
+            "source": _Texts(texts[0], tokenizer, source_length, source, framing),
+            "target": _Texts(
+                texts[1], target_tokenizer, length, target, framing | {"add_bos": True}
+            ),
         }
         sizes = np.stack([side.sizes for side in self._sides.values()], axis=1)
         self._rows = _packed(sizes, (source_length, length))
@@ -86,27 +95,21 @@ class PackedPairs:
 class _Texts:
     """The tokens of all texts in one array, of which rows of `length` are made."""
 
-    def __init__(self, texts: list[np.ndarray], length: int, pad_id: int):
-        self.length, self._pad_id = length, pad_id
-        self.sizes = np.array([len(text) for text in texts])
+    def __init__(self, texts, tokenizer, length, field, framing):
+        self.length, self._pad_id = length, tokenizer.pad_id
+        rows = [
+            framed(tokenizer, ids, length, name=f"{field} of example {i}", **framing)
+            for i, ids in enumerate(texts)
+        ]
+        self.sizes = np.array([len(row) for row in rows])
         self._starts = np.concatenate([[0], np.cumsum(self.sizes)])
-        self._tokens = np.concatenate(texts)
+        self._tokens = np.concatenate(rows)
 
     def row(self, indices: list[int]) -> np.ndarray:
         """int32 [length]: those texts, one after the other, and padding."""
         starts = self._starts
         found = [self._tokens[starts[i] : starts[i + 1]] for i in indices]
         return padded(np.concatenate(found), self.length, self._pad_id)
-
-
-def _framed(pairs, tokenizer, field, length, on_long, add_bos=False):
-    """The tokens of every text, int32, between bos (a target's) and eos."""
-    texts = []
-    for ids, _ in encoded(pairs, tokenizer, field):
-        name = f"{field} of example {len(texts)}"
-        options = {"add_bos": add_bos, "add_eos": True, "on_long": on_long}
-        texts.append(framed(tokenizer, ids, length, name=name, **options))
-    return texts
 
 
 def _packed(sizes: np.ndarray, lengths: tuple[int, int]) -> list[list[int]]:

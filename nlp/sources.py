@@ -257,7 +257,7 @@ class _Documents:
 
     def __init__(self, source, tokenizer, field, add_bos, add_eos, characters):
         parts, lengths, places, place = [], [], [], 0
-        for ids, counts in encoded(source, tokenizer, field, characters):
+        for ids, counts in _encoded(source, tokenizer, field, characters):
             row = framed(tokenizer, ids, add_bos=add_bos, add_eos=add_eos)
             if not len(ids):
                 continue
@@ -278,7 +278,7 @@ class _Documents:
             self.covered = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
 
 
-def encoded(source, tokenizer, field, characters=False) -> Iterator[tuple[Any, Any]]:
+def _encoded(source, tokenizer, field, characters) -> Iterator[tuple[Any, Any]]:
     """(ids, characters of each or None) of every document."""
     for texts in _chunks(_texts(source, field)):
         if characters:
@@ -287,16 +287,19 @@ def encoded(source, tokenizer, field, characters=False) -> Iterator[tuple[Any, A
             yield from ((ids, None) for ids in tokenizer.encode_all(texts))
 
 
+def text_of(example: dict[str, Any], field: str, index: int) -> str:
+    """A field of an example, for whose error `index` is. Raises ValueError if it is no text."""
+    text = example.get(field)
+    if type(text) is not str:
+        raise ValueError(
+            f"field {field!r} of example {index} is {type(text).__name__}, not text; its "
+            f"fields are {', '.join(example)}"
+        )
+    return text
+
+
 def _texts(source: Any, field: str) -> Iterator[str]:
-    for i in range(len(source)):
-        example = source[i]
-        text = example.get(field)
-        if type(text) is not str:
-            raise ValueError(
-                f"field {field!r} of example {i} is {type(text).__name__}, not text; its "
-                f"fields are {', '.join(example)}"
-            )
-        yield text
+    return (text_of(source[i], field, i) for i in range(len(source)))
 
 
 def _chunks(items: Iterator[Any]) -> Iterator[list[Any]]:
