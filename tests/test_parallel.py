@@ -6,6 +6,7 @@ import optax
 import pytest
 from test_configs import load
 
+from training import collectives, plan
 from training.run import Run
 
 STEPS = 20
@@ -72,6 +73,25 @@ def test_fsdp_holds_a_sixth_or_less_of_the_state():
     sizes = [(np.prod(s.shard_shape(x.shape)), np.prod(x.shape)) for x, s in pairs]
     held, whole = np.sum(sizes, axis=0)
     assert held <= whole / 6
+
+
+def test_fsdp_sends_parameters_and_gradients_once_and_no_activations():
+    """All that travels: each split parameter, every gradient, and some numbers."""
+    plain = config("vit", mesh={"fsdp": 8})
+    plain["task"]["mixing"] = None
+    run = Run.from_config(plain)
+    moved = collectives.bytes_moved(plan.compile_update(run).as_text())
+    split = whole = 0
+    for shape, sharding in zip(
+        jax.tree.leaves(run.shapes.params),
+        jax.tree.leaves(run.shardings.params),
+        strict=True,
+    ):
+        whole += 4 * shape.size
+        split += 4 * shape.size * ("fsdp" in sharding.spec)
+    assert moved.pop("all-gather") == split > 0.9 * whole
+    gradients = moved.pop("all-reduce") + moved.pop("reduce-scatter", 0)
+    assert whole <= gradients <= whole + 4096 and not moved
 
 
 @pytest.mark.parametrize("k", [2, pytest.param(4, marks=pytest.mark.slow)])

@@ -125,7 +125,7 @@ class Run:
         experiment = self.experiment
         function = functools.partial(
             configs.resolve(experiment.update, "update"),
-            task=experiment.task,
+            task=_Gathering(experiment.task, self.gather),
             optimizer=experiment.optimizer,
             accumulation_steps=experiment.accumulation_steps,
             ema_decay=experiment.ema_decay,
@@ -138,12 +138,24 @@ class Run:
             compiler_options=self.compiler_options or None,
         )
 
+    def gather(self, params: Any) -> Any:
+        """Parameters, or their averages, whole on every device; inside a jit only."""
+        return self.layout.gather(params, self.shardings.params)
+
     def compile(self, function: Callable, key: Any = None) -> Any:
         """jit of `function(state, batch, *, task)`, compiled once; replicated results."""
         key = key or function
         if key not in self._compiled:
+
+            def gathered(state, batch):
+                ema = None if state.ema is None else self.gather(state.ema)
+                state = dataclasses.replace(
+                    state, params=self.gather(state.params), ema=ema
+                )
+                return function(state, batch, task=self.experiment.task)
+
             self._compiled[key] = jax.jit(
-                functools.partial(function, task=self.experiment.task),
+                gathered,
                 in_shardings=(self.shardings, self.layout.batch),
                 out_shardings=self.layout.replicated,
                 compiler_options=self.compiler_options or None,
@@ -156,6 +168,21 @@ class Run:
             self.experiment.task.check(batch)
         except ValueError as error:
             raise RunError(f"data: {first_line(error)}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Gathering:
+    """A task that sees parameters whole, however they are split between steps."""
+
+    task: Any
+    gather: Callable[[Any], Any]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task, name)
+
+    def apply(self, params: Any, *arguments: Any, **options: Any) -> Any:
+        """`Task.apply`, after gathering."""
+        return self.task.apply(self.gather(params), *arguments, **options)
 
 
 def _initializer(experiment: configs.Experiment, batch: Any) -> Callable:

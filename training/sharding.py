@@ -1,14 +1,16 @@
 """All parallelism: `jax.jit` over a mesh, with a sharding for every array.
 
 Mesh axes: 'data' splits the batch; 'fsdp' splits the batch and, by shape, the state
-(ZeRO stage 3; Rajbhandari et al. 2019, https://arxiv.org/abs/1910.02054); 'model'
-splits parameters by path rules (tensor parallelism; Shoeybi et al. 2019, "Megatron-LM",
-https://arxiv.org/abs/1909.08053). Models carry no annotation. The moments of the
+(ZeRO; Rajbhandari et al. 2019, https://arxiv.org/abs/1910.02054): parameters are gathered
+once a step and their gradients go back split; 'model' splits parameters by path rules
+(tensor parallelism; Shoeybi et al. 2019, "Megatron-LM", https://arxiv.org/abs/1909.08053).
+Models carry no annotation. The moments of the
 optimizer and the moving average end in the parameter's path, so that the same rules
 place them beside it.
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 import re
@@ -72,6 +74,26 @@ class Layout:
             lambda path, x: self._leaf(path_string(path), x), shapes
         )
 
+    def gather(self, tree: Any, shardings: Any) -> Any:
+        """What 'fsdp' splits, whole on every device; its gradient goes back split.
+
+        Left alone, the partitioner may split the products along with their kernels and
+        send activations around, which are larger. Inside a jitted function only.
+
+        Args:
+            tree: of arrays.
+            shardings: of the same structure, by `state`.
+        """
+        if self.mesh.shape.get("fsdp", 1) == 1:
+            return tree
+        return jax.tree.map(self._gather, tree, shardings)
+
+    def _gather(self, x: jax.Array, split: NamedSharding) -> jax.Array:
+        spec = PartitionSpec(*(a if a != "fsdp" else None for a in split.spec))
+        if spec == split.spec:
+            return x
+        return _resharded(x, split, NamedSharding(self.mesh, spec))
+
     def _leaf(self, path: str, x: Any) -> NamedSharding:
         spec = self._by_rule(path, x.shape)
         size = self.mesh.shape.get("fsdp", 1)
@@ -133,6 +155,23 @@ class Layout:
                 f"x {accumulation_steps} accumulation_steps; take a multiple of "
                 f"{self.batch_divisor * accumulation_steps}"
             )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _resharded(x, split, whole):
+    return jax.lax.with_sharding_constraint(x, whole)
+
+
+def _resharded_forward(x, split, whole):
+    return _resharded(x, split, whole), None
+
+
+def _resharded_backward(split, whole, residuals, cotangent):
+    """Each device needs the sum of its own part alone: a reduce-scatter."""
+    return (jax.lax.with_sharding_constraint(cotangent, split),)
+
+
+_resharded.defvjp(_resharded_forward, _resharded_backward)
 
 
 def make_mesh(
