@@ -167,7 +167,12 @@ def _resharded_forward(x, split, whole):
 
 
 def _resharded_backward(split, whole, residuals, cotangent):
-    """Each device needs the sum of its own part alone: a reduce-scatter."""
+    """Summed over the devices, of which each keeps its part: a reduce-scatter.
+
+    Said in two steps, or an embedding's scatter would be split by its rows, for which
+    every device needs the whole batch's activations.
+    """
+    cotangent = jax.lax.with_sharding_constraint(cotangent, whole)
     return (jax.lax.with_sharding_constraint(cotangent, split),)
 
 
