@@ -1,5 +1,6 @@
 """Eight virtual CPU devices for every test; fixtures that find the optional real data."""
 
+import functools
 import gc
 import importlib.metadata
 import json
@@ -49,6 +50,7 @@ def parity():
     sys.path.insert(0, str(folder))
     import load_fixture
 
+    @functools.lru_cache(maxsize=2)
     def load(name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         return load_fixture.load(name), load_fixture.arrays(name)
 

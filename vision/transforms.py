@@ -33,10 +33,12 @@ __all__ = [
     "Decode",
     "PadAndCrop",
     "RandAugment",
+    "RandomCrop",
     "RandomErasing",
     "RandomFlip",
     "RandomResizedCrop",
     "Resize",
+    "ScaleJitter",
 ]
 
 Example = dict[str, Any]
@@ -122,6 +124,37 @@ class Resize:
 
 
 @dataclasses.dataclass(frozen=True)
+class ScaleJitter:
+    """To a random shorter side, before a `RandomCrop`. Decodes too.
+
+    Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
+    Recognition", 2014, https://arxiv.org/abs/1409.1556, from 256 to 512; the residual
+    networks of 2015 to 480.
+
+    Args:
+        low, high: the shorter side, uniform between the two, both possible.
+        interpolation, channels, key: as for `Resize`.
+    """
+
+    low: int = 256
+    high: int = 480
+    interpolation: str = "area"
+    channels: int = 3
+    key: str = "image"
+
+    def __post_init__(self):
+        _check_interpolation(self.interpolation)
+        if not 0 < self.low <= self.high:
+            raise ValueError(
+                f"the shorter side is from {self.low} to {self.high}; give 0 < low <= high"
+            )
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        size = int(rng.integers(self.low, self.high + 1))
+        return Resize(size, self.interpolation, self.channels, self.key)(example, rng)
+
+
+@dataclasses.dataclass(frozen=True)
 class CenterCrop:
     """The middle of a picture that is at least as large.
 
@@ -136,12 +169,28 @@ class CenterCrop:
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         image = pixels(example, self.key)
         height, width = _pair(self.size)
-        if image.shape[0] < height or image.shape[1] < width:
-            raise ValueError(
-                f"cannot crop {height} x {width} from a picture of "
-                f"{image.shape[0]} x {image.shape[1]}; add a Resize before the crop"
-            )
-        top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+        down, right = _spare(image, height, width)
+        top, left = down // 2, right // 2
+        crop = image[top : top + height, left : left + width]
+        return {**example, self.key: crop}
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomCrop:
+    """A random part, of its own size, of a picture that is at least as large.
+
+    Args:
+        size: the side, or (height, width).
+        key: the field.
+    """
+
+    size: Size
+    key: str = "image"
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        image = pixels(example, self.key)
+        height, width = _pair(self.size)
+        top, left = (int(rng.integers(n + 1)) for n in _spare(image, height, width))
         crop = image[top : top + height, left : left + width]
         return {**example, self.key: crop}
 
@@ -315,6 +364,16 @@ def _header(image: Any) -> JpegHeader | None:
 
 def _pair(size: Size) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _spare(image: np.ndarray, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns beyond those of a crop."""
+    if image.shape[0] < height or image.shape[1] < width:
+        raise ValueError(
+            f"cannot crop {height} x {width} from a picture of "
+            f"{image.shape[0]} x {image.shape[1]}; add a Resize before the crop"
+        )
+    return image.shape[0] - height, image.shape[1] - width
 
 
 def _check_interpolation(name: str) -> None:

@@ -8,6 +8,7 @@ from vision.color_transforms import (
     ColorJitter,
     GaussianBlur,
     Grayscale,
+    PrincipalColors,
     adjust_brightness,
     adjust_contrast,
     adjust_saturation,
@@ -232,3 +233,45 @@ def test_stronger_blur_is_smoother():
 def test_bad_fields(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_principal_colors_shift_all_pixels_alike_by_the_components():
+    given = {"image": colors((100, 120, 140), (90, 128, 60)), "label": 3}
+    transform = PrincipalColors(sigma=0.3)
+    factors = 0.3 * rng(5).standard_normal(3)
+    shift = 255 * sum(
+        factors[i] * transform.spreads[i] * np.array(transform.components[i])
+        for i in range(3)
+    )
+    found = transform(given, rng(5))
+    assert found["label"] == 3
+    np.testing.assert_array_equal(found["image"], np.rint(given["image"] + shift))
+    still = PrincipalColors(sigma=0.0)(given, rng())["image"]
+    np.testing.assert_array_equal(still, given["image"])
+
+
+def test_shifts_have_the_spread_and_the_directions_of_imagenets_colors():
+    """The components are orthonormal, and light varies more than tints."""
+    transform, draws = PrincipalColors(sigma=1.0), rng(0)
+    axes = np.array(transform.components)
+    np.testing.assert_allclose(axes @ axes.T, np.eye(3), atol=1e-3)
+    middle = {"image": np.full((1, 1, 3), 128, np.uint8)}
+    weak = PrincipalColors(sigma=0.5)
+    shifts = [weak(middle, draws)["image"].ravel() - 128.0 for _ in range(4000)]
+    deviations = (np.array(shifts) @ axes.T).std(0)
+    expected = 0.5 * 255 * np.array(transform.spreads)
+    # Rounding adds a twelfth to the variances.
+    np.testing.assert_allclose(deviations, np.sqrt(expected**2 + 1 / 12), rtol=0.05)
+
+
+def test_principal_colors_clip_and_name_mistakes():
+    bright = PrincipalColors(sigma=50.0)({"image": colors((0, 128, 255))}, rng(1))
+    assert set(bright["image"].ravel()) <= {0, 255}
+    with pytest.raises(ValueError, match="sigma is -1"):
+        PrincipalColors(sigma=-1)
+    with pytest.raises(ValueError, match=r"shape \(3, 3\) for 2 spreads"):
+        PrincipalColors(spreads=(1.0, 2.0))
+    with pytest.raises(ValueError, match="1 channels has no principal colours"):
+        PrincipalColors()(example(channels=1), rng())
+    with pytest.raises(TypeError, match="still encoded"):
+        PrincipalColors()({"image": b"bytes"}, rng())

@@ -9,10 +9,12 @@ from vision.transforms import (
     CenterCrop,
     Decode,
     PadAndCrop,
+    RandomCrop,
     RandomErasing,
     RandomFlip,
     RandomResizedCrop,
     Resize,
+    ScaleJitter,
 )
 
 
@@ -32,7 +34,9 @@ ALL = [
     Resize(8),
     Resize((9, 12), "cubic"),
     CenterCrop(10),
+    RandomCrop(10),
     RandomResizedCrop(10),
+    ScaleJitter(8, 12),
     RandomFlip(1.0),
     PadAndCrop(3, fill=7),
     RandomErasing(1.0),
@@ -63,7 +67,12 @@ def test_the_same_draws_give_the_same_picture(transform):
     np.testing.assert_array_equal(first, second)
 
 
-@pytest.mark.parametrize("transform", ALL[3:4] + ALL[5:], ids=repr)
+DECODERS = Decode | Resize | RandomResizedCrop | ScaleJitter
+
+
+@pytest.mark.parametrize(
+    "transform", [t for t in ALL if not isinstance(t, DECODERS)], ids=repr
+)
 def test_encoded_pictures_are_refused_by_all_but_the_decoders(transform):
     with pytest.raises(TypeError, match="still encoded.*Decode"):
         transform(example(encoding="png"), rng())
@@ -247,3 +256,36 @@ def test_erasing_covers_a_rectangle(fill):
         for seed in range(400)
     )
     assert math.isclose(untouched / 400, 0.75, abs_tol=0.08)
+
+
+def test_scale_jitter_draws_every_shorter_side_equally_and_keeps_the_shape():
+    draws, jitter = rng(1), ScaleJitter(20, 24)
+    found = [jitter(example(40, 60), draws)["image"].shape for _ in range(500)]
+    assert {shape[0] for shape in found} == set(range(20, 25))
+    for height, width, _ in found:
+        assert abs(width - 1.5 * height) <= 0.5
+    counts = np.bincount([shape[0] for shape in found])[20:]
+    assert counts.min() > 65  # 100 are expected; four standard deviations below
+    assert ScaleJitter() == ScaleJitter(256, 480)
+    same = Resize(21)(example(40, 60), rng())["image"]
+    jittered = ScaleJitter(21, 21)(example(40, 60), rng())["image"]
+    np.testing.assert_array_equal(jittered, same)
+    encoded = ScaleJitter(12, 12)(example(40, 60, encoding="jpeg"), rng())["image"]
+    assert encoded.shape == (12, 18, 3)
+    with pytest.raises(ValueError, match="from 30 to 20; give 0 < low <= high"):
+        ScaleJitter(30, 20)
+
+
+def test_random_crops_are_parts_at_every_place_equally_often():
+    rows, columns = np.indices((6, 7))
+    image = (10 * rows + columns).astype(np.uint8)[..., None]
+    draws, counts = rng(2), {}
+    for _ in range(600):
+        crop = RandomCrop((4, 6))({"image": image}, draws)["image"][..., 0]
+        top, left = divmod(int(crop[0, 0]), 10)
+        np.testing.assert_array_equal(crop, image[top : top + 4, left : left + 6, 0])
+        counts[top, left] = counts.get((top, left), 0) + 1
+    assert set(counts) == {(t, left) for t in range(3) for left in range(2)}
+    assert min(counts.values()) > 60  # 100 are expected
+    with pytest.raises(ValueError, match="7 x 7 from a picture of 6 x 7; add a Resize"):
+        RandomCrop(7)({"image": image}, draws)

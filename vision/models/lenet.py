@@ -6,6 +6,9 @@ Document Recognition", 1998, http://yann.lecun.com/exdb/publis/pdf/lecun-98.pdf.
 Deviations, those of every modern LeNet-5: the second convolution sees all maps of the
 first, subsampling is a plain average without parameters, tanh is not rescaled, and a linear
 layer with softmax stands in for the radial basis functions at the end.
+
+`Net` is the small network of PyTorch's introductory MNIST example; it returns logits where
+that returns their log-softmax, which belongs to the loss here.
 """
 
 from functools import partial
@@ -15,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from layers.activations import activation_function
+from layers.activations import activation_function, relu
 from layers.convolution import Conv
 from layers.dense import Dense
 from layers.pooling import avg_pool, max_pool
@@ -97,6 +100,59 @@ class LeNet(nn.Module):
                 x, deterministic=not train
             )
         return features, x
+
+    def __call__(self, image: jax.Array, *, train: bool = False) -> jax.Array:
+        """Logits [B, K] of normalised images, float [B, H, W, C]."""
+        x = self.represent(image, train=train)
+        return self.head(x) if self.num_classes else x
+
+
+class Net(nn.Module):
+    """Two 5x5 convolutions with 2x2 max pooling and channel dropout, two dense layers.
+
+    Submodules: `conv_0`, `conv_1`, `dense`, `head`. Made for 28x28 images, of which a map
+    of 4x4 is left; the dense layer reads it channels first, as torch's does.
+
+    Args:
+        num_classes: K; 0 leaves the head out.
+        dropout_rate: of whole channels after the second convolution, and of units after
+            the dense layer.
+        dtype: of the computation; None takes the input's.
+        param_dtype: of the parameters.
+    """
+
+    num_classes: int
+    dropout_rate: float = 0.5
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    def setup(self):
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        self.conv_0 = Conv(10, (5, 5), padding="VALID", **dtypes)
+        self.conv_1 = Conv(20, (5, 5), padding="VALID", **dtypes)
+        # One draw per channel: the whole map goes or stays.
+        self.channel_dropout = nn.Dropout(self.dropout_rate, broadcast_dims=(1, 2))
+        self.dense = Dense(50, **dtypes)
+        self.dropout = nn.Dropout(self.dropout_rate)
+        if self.num_classes:
+            self.head = Dense(self.num_classes, **dtypes)
+
+    def features(self, image: jax.Array, *, train: bool = False) -> jax.Array:
+        """The last pooled map: [B, h, w, 20]; raises ValueError below 16x16 pixels."""
+        if min(image.shape[1:3]) < 16:
+            raise ValueError(
+                f"image of {image.shape[1]}x{image.shape[2]} leaves nothing to pool; "
+                "give at least 16x16"
+            )
+        x = relu(max_pool(self.conv_0(image), (2, 2), strides=(2, 2)))
+        x = self.channel_dropout(self.conv_1(x), deterministic=not train)
+        return relu(max_pool(x, (2, 2), strides=(2, 2)))
+
+    def represent(self, image: jax.Array, *, train: bool = False) -> jax.Array:
+        """One vector per image, what the head sees: [B, 50]."""
+        x = self.features(image, train=train).transpose(0, 3, 1, 2)
+        x = relu(self.dense(x.reshape(len(x), -1)))
+        return self.dropout(x, deterministic=not train)
 
     def __call__(self, image: jax.Array, *, train: bool = False) -> jax.Array:
         """Logits [B, K] of normalised images, float [B, H, W, C]."""
