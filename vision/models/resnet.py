@@ -1,13 +1,21 @@
-"""ResNet: networks of residual blocks, for large images and for CIFAR.
+"""ResNet and its kin: networks of residual blocks, for large images and for CIFAR.
 
 Papers: K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition",
-2015, https://arxiv.org/abs/1512.03385; zero-initialised last scales from P. Goyal et al.,
-"Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", 2017,
+2015, https://arxiv.org/abs/1512.03385 (ResNet, and PlainNet, the same without shortcuts);
+S. Xie, R. Girshick, P. Dollar, Z. Tu, K. He, "Aggregated Residual Transformations for Deep
+Neural Networks", 2016, https://arxiv.org/abs/1611.05431 (ResNeXt); S. Zagoruyko,
+N. Komodakis, "Wide Residual Networks", 2016, https://arxiv.org/abs/1605.07146 (its ImageNet
+form; that for CIFAR normalises first: `vision.models.resnet_preact`); J. Hu, L. Shen,
+S. Albanie, G. Sun, E. Wu, "Squeeze-and-Excitation Networks", 2017,
+https://arxiv.org/abs/1709.01507 (SE-ResNet); zero-initialised last scales from P. Goyal et
+al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", 2017,
 https://arxiv.org/abs/1706.02677.
 
-Deviations: a bottleneck strides in its 3x3 convolution, not in its first 1x1 ("v1.5", as
-torchvision and timm do; padding is theirs too). The CIFAR family is the paper's section
-4.2: a 3x3 stem, 16-32-64 channels, 6n + 2 layers, shortcuts without parameters.
+Deviations: a bottleneck strides in its 3x3 convolution ("v1.5", as torchvision and timm do;
+padding is theirs too), in its first 1x1 with `stride_in_first=True`. The CIFAR family is
+section 4.2 of the first paper: a 3x3 stem, 16-32-64 channels, 6n + 2 layers, shortcuts
+without parameters. Squeeze-and-excitation's inner width is rounded to a multiple of 8, as
+in timm, which changes only blocks of less than 128 channels.
 """
 
 from collections.abc import Callable
@@ -23,6 +31,9 @@ from layers.convolution import Conv
 from layers.dense import Dense
 from layers.normalization import BatchNorm
 from layers.pooling import max_pool
+from vision.layers.padding import symmetric
+from vision.layers.residual import BLOCKS, SHORTCUTS
+from vision.layers.squeeze_excite import SqueezeExcite
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -36,12 +47,19 @@ class ResNet(nn.Module):
     Args:
         num_classes: K; 0 leaves the head out.
         stage_sizes: residual blocks of each stage.
-        stage_widths: channels of each stage's 3x3 convolutions.
+        stage_widths: channels of each stage's 3x3 convolutions, as far as cardinality and
+            base_width do not change them; a bottleneck's output has four times as many.
         block: 'basic' (two 3x3) or 'bottleneck' (1x1, 3x3, 1x1 of four times the width).
         stem: 'large' (7x7 stride 2, 3x3 max pool stride 2) or 'small' (3x3 stride 1).
         stem_width: channels of the stem.
+        cardinality: groups of a bottleneck's 3x3 convolution.
+        base_width: channels of each of these groups, in a stage of stage width 64.
+        squeeze_reduction: each branch ends in a squeeze-and-excitation whose inner width is
+            the branch's over this; 0 for none.
+        stride_in_first: a bottleneck strides in its first 1x1 convolution.
         shortcut: where the shape changes, 'projection' (1x1 convolution and norm) or
-            'padding' (every second pixel, zeros for new channels: the paper's option A).
+            'padding' (every second pixel, zeros for new channels: the paper's option A);
+            'none' for a PlainNet, which has no shortcuts at all.
         zero_init: each block's last scale starts at 0, so that blocks start as identity.
         norm_momentum, norm_epsilon: of BatchNorm; momentum weighs the old statistics.
         dtype: of the computation; None takes the input's.
@@ -54,6 +72,10 @@ class ResNet(nn.Module):
     block: str = "bottleneck"
     stem: str = "large"
     stem_width: int = 64
+    cardinality: int = 1
+    base_width: int = 64
+    squeeze_reduction: int = 0
+    stride_in_first: bool = False
     shortcut: str = "projection"
     zero_init: bool = True
     norm_momentum: float = 0.9
@@ -70,12 +92,22 @@ class ResNet(nn.Module):
         for name, known in (
             ("block", BLOCKS),
             ("stem", ("large", "small")),
-            ("shortcut", ("projection", "padding")),
+            ("shortcut", SHORTCUTS),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}; known: {', '.join(known)}"
                 )
+        if self.block == "basic" and (self.cardinality, self.base_width) != (1, 64):
+            raise ValueError(
+                f"cardinality={self.cardinality} and base_width={self.base_width} are of "
+                "bottlenecks; set block='bottleneck'"
+            )
+        if self.shortcut == "none" and self.zero_init:
+            raise ValueError(
+                "without shortcuts, blocks whose last scale is 0 compute nothing; set "
+                "zero_init=False"
+            )
         if self.num_classes:
             self.head = Dense(
                 self.num_classes,
@@ -101,26 +133,46 @@ class ResNet(nn.Module):
             self.stem_width,
             kernel_size=(7, 7) if large else (3, 3),
             strides=2 if large else 1,
-            padding=same(7 if large else 3),
+            padding=symmetric(7 if large else 3),
             name="stem_conv",
         )(image)
         x = relu(norm(name="stem_norm")(x))
         if large:
-            x = max_pool(x, (3, 3), strides=(2, 2), padding=same(3))
+            x = max_pool(x, (3, 3), strides=(2, 2), padding=symmetric(3))
         outputs = []
         for i, size in enumerate(self.stage_sizes):
+            make = self._blocks(self.stage_widths[i], conv, norm)
             for j in range(size):
-                x = BLOCKS[self.block](
-                    width=self.stage_widths[i],
-                    stride=2 if i > 0 and j == 0 else 1,
-                    conv=conv,
-                    norm=norm,
-                    shortcut=self.shortcut,
-                    zero_init=self.zero_init,
-                    name=f"stage_{i}_block_{j}",
-                )(x)
+                stride = 2 if i > 0 and j == 0 else 1
+                x = make(stride=stride, name=f"stage_{i}_block_{j}")(x)
             outputs.append(x)
         return tuple(outputs)
+
+    def _blocks(
+        self, width: int, conv: Callable[..., nn.Module], norm: Callable[..., nn.Module]
+    ) -> Callable[..., nn.Module]:
+        """Makes the blocks of a stage, by stride and name."""
+        features = width if self.block == "basic" else 4 * width
+        gate = None
+        if self.squeeze_reduction:
+            gate = partial(
+                SqueezeExcite,
+                squeezed_width(features, self.squeeze_reduction),
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+            )
+        return partial(
+            BLOCKS[self.block],
+            features=features,
+            width=width * self.base_width // 64 * self.cardinality,
+            conv=conv,
+            norm=norm,
+            shortcut=self.shortcut,
+            zero_init=self.zero_init,
+            cardinality=self.cardinality,
+            stride_in_first=self.stride_in_first,
+            gate=gate,
+        )
 
     def features(self, image: jax.Array, *, train: bool = False) -> jax.Array:
         """The last stage's map: [B, h, w, C]."""
@@ -136,82 +188,9 @@ class ResNet(nn.Module):
         return self.head(x) if self.num_classes else x
 
 
-class BasicBlock(nn.Module):
-    """3x3 (stride), 3x3, plus the shortcut."""
-
-    width: int
-    stride: int
-    conv: Callable[..., nn.Module]
-    norm: Callable[..., nn.Module]
-    shortcut: str
-    zero_init: bool
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, H, W, C] -> [B, H / stride, W / stride, width]."""
-        conv3x3 = partial(self.conv, kernel_size=(3, 3), padding=same(3))
-        y = conv3x3(self.width, strides=self.stride, name="conv_0")(x)
-        y = relu(self.norm(name="norm_0")(y))
-        y = conv3x3(self.width, name="conv_1")(y)
-        y = self.norm(scale_init=last_scale(self.zero_init), name="norm_1")(y)
-        return relu(y + shortcut(self, x, self.width))
-
-
-class BottleneckBlock(nn.Module):
-    """1x1 to the width, 3x3 (stride), 1x1 to four times the width, plus the shortcut."""
-
-    width: int
-    stride: int
-    conv: Callable[..., nn.Module]
-    norm: Callable[..., nn.Module]
-    shortcut: str
-    zero_init: bool
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, H, W, C] -> [B, H / stride, W / stride, 4 * width]."""
-        conv1x1 = partial(self.conv, kernel_size=(1, 1))
-        conv3x3 = partial(self.conv, kernel_size=(3, 3), padding=same(3))
-        y = conv1x1(self.width, name="conv_0")(x)
-        y = relu(self.norm(name="norm_0")(y))
-        y = conv3x3(self.width, strides=self.stride, name="conv_1")(y)
-        y = relu(self.norm(name="norm_1")(y))
-        y = conv1x1(4 * self.width, name="conv_2")(y)
-        y = self.norm(scale_init=last_scale(self.zero_init), name="norm_2")(y)
-        return relu(y + shortcut(self, x, 4 * self.width))
-
-
-BLOCKS = {"basic": BasicBlock, "bottleneck": BottleneckBlock}
-
-
-def shortcut(
-    block: BasicBlock | BottleneckBlock, x: jax.Array, features: int
-) -> jax.Array:
-    """`x` in the shape of the block's output, by parameters of the block if it needs any.
-
-    Args:
-        x: [B, H, W, C], the block's input.
-        features: channels of the block's output.
-    """
-    if block.stride == 1 and x.shape[-1] == features:
-        return x
-    if block.shortcut == "padding":
-        x = x[:, :: block.stride, :: block.stride]
-        return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, features - x.shape[-1])))
-    x = block.conv(
-        features, kernel_size=(1, 1), strides=block.stride, name="shortcut_conv"
-    )(x)
-    return block.norm(name="shortcut_norm")(x)
-
-
-def same(kernel: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Half the kernel on every side, whatever the stride (unlike TensorFlow's 'SAME')."""
-    return ((kernel // 2, kernel // 2),) * 2
-
-
-def last_scale(zero: bool) -> nn.initializers.Initializer:
-    """Initialiser of a block's last scale."""
-    return nn.initializers.zeros if zero else nn.initializers.ones
+def squeezed_width(features: int, reduction: int) -> int:
+    """features / reduction, rounded to a multiple of 8, at least 8."""
+    return max(8, (features + 4 * reduction) // (8 * reduction) * 8)
 
 
 ResNet18 = partial(ResNet, stage_sizes=(2, 2, 2, 2), block="basic")
@@ -219,6 +198,18 @@ ResNet34 = partial(ResNet, stage_sizes=(3, 4, 6, 3), block="basic")
 ResNet50 = partial(ResNet, stage_sizes=(3, 4, 6, 3))
 ResNet101 = partial(ResNet, stage_sizes=(3, 4, 23, 3))
 ResNet152 = partial(ResNet, stage_sizes=(3, 8, 36, 3))
+PlainNet18 = partial(ResNet18, shortcut="none", zero_init=False)
+PlainNet34 = partial(ResNet34, shortcut="none", zero_init=False)
+ResNeXt50_32x4d = partial(ResNet50, cardinality=32, base_width=4)
+ResNeXt101_32x4d = partial(ResNet101, cardinality=32, base_width=4)
+ResNeXt101_32x8d = partial(ResNet101, cardinality=32, base_width=8)
+ResNeXt101_64x4d = partial(ResNet101, cardinality=64, base_width=4)
+WideResNet50_2 = partial(ResNet50, base_width=128)
+WideResNet101_2 = partial(ResNet101, base_width=128)
+SEResNet50 = partial(ResNet50, squeeze_reduction=16)
+SEResNet101 = partial(ResNet101, squeeze_reduction=16)
+SEResNet152 = partial(ResNet152, squeeze_reduction=16)
+SEResNeXt50_32x4d = partial(ResNeXt50_32x4d, squeeze_reduction=16)
 
 # He's networks for 32x32 images, of 6n + 2 layers.
 _cifar = partial(
@@ -235,3 +226,7 @@ CifarResNet32 = partial(_cifar, stage_sizes=(5, 5, 5))
 CifarResNet44 = partial(_cifar, stage_sizes=(7, 7, 7))
 CifarResNet56 = partial(_cifar, stage_sizes=(9, 9, 9))
 CifarResNet110 = partial(_cifar, stage_sizes=(18, 18, 18))
+CifarPlainNet20 = partial(CifarResNet20, shortcut="none")
+CifarPlainNet32 = partial(CifarResNet32, shortcut="none")
+CifarPlainNet44 = partial(CifarResNet44, shortcut="none")
+CifarPlainNet56 = partial(CifarResNet56, shortcut="none")

@@ -1,5 +1,8 @@
 """Vision Transformer: an image is a sequence of patches, read by a Transformer encoder.
 
+In a hybrid, the patches are of a convolutional network's map, the field `stem`: one pixel
+each, as a rule.
+
 Papers: A. Dosovitskiy, L. Beyer, A. Kolesnikov, D. Weissenborn, X. Zhai et al., "An Image is
 Worth 16x16 Words: Transformers for Image Recognition at Scale", 2020,
 https://arxiv.org/abs/2010.11929; average pooling and sin-cos positions from L. Beyer,
@@ -30,13 +33,13 @@ class ViT(nn.Module):
     """Patch embedding, positions, Transformer encoder, pooling, linear head.
 
     `represent(image)` is `pool(encode(embed(image)))`; a model that works on part of the
-    patches calls `embed`, keeps some tokens, and calls `encode`. Parameters:
+    patches calls `embed`, keeps some tokens, and calls `encode`. Parameters: `stem`,
     `patch_embedding`, `class_token`, `position_embedding`, `encoder`, `attention_pool`,
     `representation`, `head`.
 
     Args:
         num_classes: K; 0 leaves the head out.
-        patch_size: P, or (height, width); must divide the image's.
+        patch_size: P, or (height, width); must divide the image's, or that of the stem's map.
         embed_dim: D.
         num_layers: blocks of the encoder.
         num_heads: N; must divide D.
@@ -49,6 +52,8 @@ class ViT(nn.Module):
         dropout_rate: of embeddings and of every block's outputs.
         attention_dropout_rate: of attention weights.
         drop_path_rate: of the last block; the first has 0, between them it grows linearly.
+        stem: a network with `features(image, train=)`, whose map [B, h, w, C] is cut into
+            patches instead of the image; None for none.
         layer_scale: initial factor of every branch, learned per channel; None for none.
         activation: in the MLPs, a name of `layers.activations`: 'gelu' in timm's and
             Hugging Face's weights, 'gelu_tanh' in Google's.
@@ -72,6 +77,7 @@ class ViT(nn.Module):
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
     drop_path_rate: float = 0.0
+    stem: nn.Module | None = None
     layer_scale: float | None = None
     activation: str = "gelu"
     norm_epsilon: float = 1e-6
@@ -147,6 +153,8 @@ class ViT(nn.Module):
             ValueError: P does not divide H and W.
         """
         B, D = len(image), self.embed_dim
+        if self.stem is not None:
+            image = self.stem.features(image, train=train)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = PatchEmbedding(self.patch_size, D, name="patch_embedding", **dtypes)(image)
         grid = x.shape[1:3]
@@ -220,6 +228,10 @@ _H = partial(ViT, embed_dim=1280, num_layers=32, num_heads=16, mlp_dim=5120)
 _g = partial(ViT, embed_dim=1408, num_layers=40, num_heads=16, mlp_dim=6144)
 _G = partial(ViT, embed_dim=1664, num_layers=48, num_heads=16, mlp_dim=8192)
 
+# A hybrid's: R50+ViT-B/16 is ViT_B1 with `vision.models.bit.HybridStem50` as its stem.
+ViT_S1 = partial(_S, patch_size=1)
+ViT_B1 = partial(_B, patch_size=1)
+ViT_L1 = partial(_L, patch_size=1)
 ViT_Ti16 = partial(_Ti, patch_size=16)
 ViT_S16 = partial(_S, patch_size=16)
 ViT_S32 = partial(_S, patch_size=32)

@@ -1,4 +1,5 @@
-"""ResNet in the files of torchvision and timm, whose names agree."""
+"""ResNet, ResNeXt, Wide ResNet and SE-ResNet in the files of torchvision and timm, whose names
+agree."""
 
 from training.weight_naming import (
     Naming,
@@ -16,8 +17,11 @@ def _stage(ours: str, theirs: str) -> list[Rule]:
         rules += torch_batch_norm(
             f"{ours}_block_{{}}/norm_{i}", f"{theirs}.{{}}.bn{i + 1}"
         )
+    squeeze, se = f"{ours}_block_{{}}/squeeze_excite", f"{theirs}.{{}}.se"
     return [
         *rules,
+        *torch_conv(f"{squeeze}/reduce", f"{se}.fc1"),
+        *torch_conv(f"{squeeze}/expand", f"{se}.fc2"),
         *torch_conv(f"{ours}_block_{{}}/shortcut_conv", f"{theirs}.{{}}.downsample.0"),
         *torch_batch_norm(
             f"{ours}_block_{{}}/shortcut_norm", f"{theirs}.{{}}.downsample.1"

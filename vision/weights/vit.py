@@ -1,6 +1,7 @@
 """ViT in the files of timm, Hugging Face, Google's vision_transformer and big_vision."""
 
 from training.weight_naming import (
+    Layout,
     Naming,
     Rule,
     flax_dense,
@@ -11,6 +12,8 @@ from training.weight_naming import (
     torch_linear,
     torch_norm,
 )
+from vision.weights.bit import google_stem, timm_blocks
+from vision.weights.rules import Leading
 
 _BLOCK = "encoder/block_{}"
 _QKV = ("query", "key", "value")
@@ -30,9 +33,21 @@ def timm_block(ours: str, theirs: str) -> list[Rule]:
     ]
 
 
+def _timm_stem() -> list[Rule]:
+    """The residual network in front of a hybrid's patches of one pixel."""
+    block, theirs = "stem/stage_{}_block_{}", "patch_embed.backbone.stages.{}.blocks.{}"
+    return [
+        *torch_conv("stem/stem_conv", "patch_embed.backbone.stem.conv"),
+        *torch_norm("stem/stem_norm", "patch_embed.backbone.stem.norm"),
+        *timm_blocks(block, theirs),
+        *torch_norm(f"{block}/shortcut_norm", f"{theirs}.downsample.norm"),
+    ]
+
+
 TIMM = Naming(
     "timm",
     (
+        *_timm_stem(),
         *same("class_token", "cls_token"),
         *same("position_embedding", "pos_embed"),
         *torch_conv("patch_embedding", "patch_embed.proj"),
@@ -121,10 +136,11 @@ def _flax_block(ours: str, theirs: str, *, attention: int, norm: int, mlp: int):
     ]
 
 
-def _google(name: str, positions: str, **numbers: int) -> Naming:
+def _google(name: str, positions: str, stem_norm: Layout, **numbers: int) -> Naming:
     return Naming(
         name,
         (
+            *google_stem("stem", stem_norm),
             *same("class_token", "cls"),
             *same("position_embedding", positions),
             *flax_dense("patch_embedding", "embedding"),
@@ -157,10 +173,14 @@ def _map_head() -> list[Rule]:
 
 _POSITIONS = "Transformer/posembed_input/pos_embedding"
 # Today's code counts each kind of layer; the released files were written when all the
-# layers of a block shared one counter.
-GOOGLE = _google("google", _POSITIONS, attention=0, norm=1, mlp=0)
-GOOGLE_RELEASED = _google("google_released", _POSITIONS, attention=1, norm=2, mlp=3)
-BIG_VISION = _google("big_vision", "pos_embedding", attention=0, norm=1, mlp=0)
+# layers of a block shared one counter, and GroupNorm's parameters had four axes.
+GOOGLE = _google("google", _POSITIONS, Layout(), attention=0, norm=1, mlp=0)
+GOOGLE_RELEASED = _google(
+    "google_released", _POSITIONS, Leading(3), attention=1, norm=2, mlp=3
+)
+BIG_VISION = _google(
+    "big_vision", "pos_embedding", Layout(), attention=0, norm=1, mlp=0
+)
 
 NAMINGS = (
     TIMM,
