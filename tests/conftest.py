@@ -51,8 +51,12 @@ def parity():
     import load_fixture
 
     @functools.lru_cache(maxsize=2)
-    def load(name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    def read(name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         return load_fixture.load(name), load_fixture.arrays(name)
+
+    def load(name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        weights, arrays = read(name)
+        return dict(weights), dict(arrays)
 
     load.folder = folder
     return load
