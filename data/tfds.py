@@ -62,6 +62,10 @@ class TFDS:
                     + ", ".join(known)
                 )
         self._fields = fields
+        labels = [known[field] for field in fields]
+        labels = [x for x in labels if isinstance(x, tfds.features.ClassLabel)]
+        # Names of the first label's classes, for people.
+        self.classes = tuple(labels[0].names) if labels else ()
         self.features = dict(features or _declared(tfds, known))
         pictures = [k for k in known if isinstance(known[k], tfds.features.Image)]
         decoded = [k for k in pictures if features and _is_decoded(features.get(k))]

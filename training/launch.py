@@ -10,7 +10,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -46,25 +46,38 @@ def define_config(help_text: str) -> flags.FlagHolder:
     )
 
 
-def start(main: Callable[[], int]) -> None:
+def start(main: Callable[..., int], *, arguments: bool = False) -> None:
     """Parses flags, runs `main` and exits with its code.
 
     Errors that a person can mend are one line on stderr and exit code 1; any other is a
     defect of ours and keeps its trace.
+
+    Args:
+        main: returns the exit code.
+        arguments: words that are no flags are allowed, before flags and after them, and
+            `main` gets a list of them.
     """
-    app.run(lambda argv: _guarded(main), flags_parser=_parse)
+    if arguments:
+        flags.FLAGS.set_gnu_getopt()
+        app.run(lambda argv: _guarded(lambda: main(argv[1:])), flags_parser=_parse_all)
+    else:
+        app.run(lambda argv: _guarded(main), flags_parser=_parse)
 
 
 def _parse(argv: list[str]) -> list[str]:
+    rest = _parse_all(argv)
+    if len(rest) > 1:
+        _fail(f"unexpected argument {rest[1]!r}; flags are written --name=value")
+    return rest
+
+
+def _parse_all(argv: list[str]) -> list[str]:
     try:
-        rest = flags.FLAGS(argv)
+        return flags.FLAGS(argv)
     except flags.Error as error:
         _fail(_flag_message(error, argv))
     except Exception as error:  # noqa: BLE001, a config file may raise anything
         _fail(_config_message(error, argv))
-    if len(rest) > 1:
-        _fail(f"unexpected argument {rest[1]!r}; flags are written --name=value")
-    return rest
 
 
 def _guarded(main: Callable[[], int]) -> None:
@@ -76,7 +89,7 @@ def _guarded(main: Callable[[], int]) -> None:
         _fail(first_line(error))
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(EXIT_FAILURE)
 

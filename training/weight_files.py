@@ -3,6 +3,7 @@
     weights = load_file("vit_base_patch16_224.safetensors")
     template = jax.eval_shape(model.init, jax.random.key(0), image)
     params, collections = convert(weights, template, namings)
+    tensors = export(params, collections, naming_for(params, collections, namings))
 
 Every leaf of the template must be filled and every tensor of the file used: what is missing,
 unexpected, of the wrong shape or not finite is named, all in one error. The tables of names
@@ -11,32 +12,27 @@ per architecture.
 """
 
 import importlib
-import json
-import math
-import pathlib
 import pkgutil
 import re
-import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
+from training.tensor_files import load_file, save_file
 from training.weight_naming import Layout, Naming
 
-_SAFETENSORS_DTYPES = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
-}
+__all__ = [
+    "convert",
+    "export",
+    "load_file",
+    "naming_for",
+    "namings_in",
+    "save_file",
+]
+
+# (path, array, shape) -> the array in that shape, or None: not about this path.
+Adapter = Callable[[str, np.ndarray, tuple[int, ...]], np.ndarray | None]
 
 
 def namings_in(package: str) -> tuple[Naming, ...]:
@@ -47,66 +43,14 @@ def namings_in(package: str) -> tuple[Naming, ...]:
     return tuple(naming for module in modules for naming in module.NAMINGS)
 
 
-def load_file(path: str | pathlib.Path) -> dict[str, np.ndarray]:
-    """The tensors of a `.safetensors` or `.npz` file by name.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is of another format, or damaged.
-    """
-    path = pathlib.Path(path)
-    if path.suffix not in (".safetensors", ".npz"):
-        raise ValueError(
-            f"{path.name} is neither .safetensors nor .npz; convert it to one of them first"
-        )
-    if not path.is_file():
-        raise FileNotFoundError(f"no weight file {path}; check the path")
-    try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                return dict(file)
-        return _read_safetensors(path.read_bytes())
-    except (
-        zipfile.BadZipFile,
-        OSError,
-        EOFError,
-        LookupError,
-        ValueError,
-        TypeError,
-        AttributeError,
-    ) as error:
-        raise ValueError(
-            f"{path} cannot be read ({str(error).strip().splitlines()[0]}); it may be "
-            "truncated: fetch it again"
-        ) from error
-
-
-def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
-    """The format: length of the header (8 bytes), header (JSON), tensors.
-
-    Read here because the format's own numpy reader does not know bfloat16.
-    """
-    start = 8 + int.from_bytes(data[:8], "little")
-    if len(data) < max(start, 8):
-        raise ValueError(f"its header wants {start} bytes of {len(data)}")
-    header = json.loads(data[8:start])
-    header.pop("__metadata__", None)
-    tensors = {}
-    for name, entry in header.items():
-        dtype = np.dtype(_SAFETENSORS_DTYPES[entry["dtype"]])
-        begin, end = (start + offset for offset in entry["data_offsets"])
-        if end - begin != math.prod(entry["shape"]) * dtype.itemsize or end > len(data):
-            raise ValueError(f"the bytes of {name} are not all there")
-        tensor = np.frombuffer(data[begin:end], dtype)
-        tensors[name] = tensor.reshape(entry["shape"])
-    return tensors
-
-
 def convert(
     weights: Mapping[str, np.ndarray],
     template: Mapping[str, Any],
     namings: Sequence[Naming],
     naming: str = "auto",
+    *,
+    fresh: Sequence[str] = (),
+    adapters: Sequence[Adapter] = (),
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameters and other collections from the tensors of a published file.
 
@@ -115,27 +59,171 @@ def convert(
         template: what `model.init` returns, as arrays or their shapes: 'params' and
             perhaps 'batch_stats'. Layers stacked for a scan are understood.
         namings: the tables known.
-        naming: whose names they are, a `Naming.name`; 'auto' finds out.
+        naming: whose names they are, a `Naming.name` or its first word; 'auto' finds out.
+        fresh: patterns of paths, 'head/' say, that are left out of the result, whatever
+            the file has for them.
+        adapters: `adapter(path, array, shape)` returns an array of another shape as one of
+            `shape`, or None if it is not about this path. Asked in turn for what is of the
+            wrong shape and lies in the file as it does here; nothing else is adapted.
 
     Returns:
         (params, other collections by name), numpy arrays of the template's dtypes.
 
     Raises:
         ValueError: naming every tensor that is missing, unexpected, of the wrong shape or
-            not finite.
+            not finite; or a pattern of `fresh` that matches nothing.
     """
     stacked = _flatten(template)
+    left_out = _matched(fresh, stacked)
+    unneeded = _unstack({path: stacked.pop(path) for path in left_out})
     leaves = _unstack(stacked)
     table = _find_naming(weights, leaves, namings, naming)
     tensors = _without_prefix(weights, table)
     sources = {path: table.find(path) for path in leaves}
-    _check(tensors, leaves, sources, table)
+    for path, (name, layout) in sources.items():
+        if name in tensors and type(layout) is Layout:
+            full_name, tensor = tensors[name]
+            tensors[name] = full_name, _adapt(path, tensor, leaves[path], adapters)
+    used = {name for name, _ in sources.values()}
+    used |= {found[0] for path in unneeded if (found := table.find(path))}
+    _check(tensors, leaves, sources, used, table)
     filled = {}
     for path, leaf in leaves.items():
         name, layout = sources[path]
         filled[path] = _fill(tensors[name][1], layout, leaf)
-    tree = _unflatten(_stack(filled, stacked))
+    tree = {"params": {}, **_unflatten(_stack(filled, stacked))}
     return tree.pop("params"), tree
+
+
+def export(
+    params: Mapping[str, Any], collections: Mapping[str, Any], naming: Naming
+) -> dict[str, np.ndarray]:
+    """The tensors of a published file from parameters and other collections.
+
+    Undoes `convert` bit for bit, with two limits: a prefix that the file's names had is
+    not put back, and of the tensors that `convert` ignores only the counters of
+    BatchNorm are made again (as zeros: torch asks for them and hardly uses them).
+
+    Args:
+        params, collections: trees of arrays; layers stacked for a scan come apart.
+        naming: the table, from `naming_for` say.
+
+    Returns:
+        {name: tensor}, of the leaves' dtypes.
+
+    Raises:
+        ValueError: the table does not know a leaf, a value is not finite, or a tensor
+            would be filled only in part.
+    """
+    leaves = _unstack(_flatten({"params": params, **collections}))
+    tensors, filled, parts, broken = {}, {}, set(), []
+    for path, leaf in leaves.items():
+        if not (found := naming.find(path)):
+            raise ValueError(
+                f"the table {naming.name!r} has no name for {path}; add a rule for it"
+            )
+        (name, layout), leaf = found, np.asarray(leaf)
+        if not np.isfinite(leaf.astype(np.float32)).all():
+            broken.append(path)
+        if name not in tensors:
+            tensors[name] = np.zeros(layout.theirs(leaf.shape), leaf.dtype)
+        layout.store(leaf, tensors[name])
+        # A part that comes twice counts for nothing, so that the other one is missed.
+        filled[name] = filled.get(name, 0) + leaf.size * (found not in parts)
+        parts.add(found)
+    if broken:
+        raise ValueError(
+            f"not finite: {_listed(broken)}; the run broke down, take an earlier step"
+        )
+    uneven = sorted(name for name, size in filled.items() if size != tensors[name].size)
+    if uneven:
+        raise ValueError(
+            f"the model fills {_listed(uneven)} of the table {naming.name!r} only in part"
+        )
+    return tensors | _counters(tensors, naming)
+
+
+def _counters(tensors: Iterable[str], naming: Naming) -> dict[str, np.ndarray]:
+    """torch's BatchNorm counts its updates, for a kind of average that nobody asks for."""
+    norms = [
+        name.removesuffix("running_mean")
+        for name in tensors
+        if name.endswith(".running_mean")
+    ]
+    names = [f"{norm}num_batches_tracked" for norm in norms]
+    return {name: np.zeros((), np.int64) for name in names if naming.ignores(name)}
+
+
+def naming_for(
+    params: Mapping[str, Any],
+    collections: Mapping[str, Any],
+    namings: Sequence[Naming],
+    name: str = "timm",
+) -> Naming:
+    """The table to export these by.
+
+    Args:
+        params, collections: trees of arrays.
+        namings: the tables known.
+        name: a `Naming.name` or its first word. Of several the one that is about this
+            architecture most narrowly.
+
+    Raises:
+        ValueError: no table of that name covers every leaf.
+    """
+    leaves = _unstack(_flatten({"params": params, **collections}))
+    able = _able(leaves, namings, name)
+    return max(able, key=lambda n: (n.name == name, _narrowness(n, leaves)))
+
+
+def _able(leaves: Iterable[str], namings: Sequence[Naming], name: str) -> list[Naming]:
+    """The tables that are called `name` and know every leaf. Raises if there are none."""
+    able = [n for n in namings if all(n.rule(path) for path in leaves)]
+    if not able:
+        strangers = min(
+            ([path for path in leaves if not n.rule(path)] for n in namings), key=len
+        )
+        raise ValueError(
+            f"no table of names covers {_listed(strangers)}; add rules for this model"
+        )
+    called = [n for n in able if name == "auto" or n.is_called(name)]
+    if not called:
+        raise ValueError(
+            f"naming {name!r} is not known for this model; known: "
+            f"{', '.join(n.name for n in able)}"
+        )
+    return called
+
+
+def _narrowness(naming: Naming, leaves: Iterable[str]) -> float:
+    """The share of a table's rules that these leaves use."""
+    used = {id(naming.rule(path)) for path in leaves}
+    return len(used) / len(naming.rules)
+
+
+def _matched(patterns: Sequence[str], paths: Iterable[str]) -> list[str]:
+    """The paths, without their collection, that any pattern is found in."""
+    names = {path: path.partition("/")[2] for path in paths}
+    for pattern in patterns:
+        if not any(re.search(pattern, name) for name in names.values()):
+            raise ValueError(
+                f"{pattern!r} matches nothing of this model, where paths look like "
+                f"{next(iter(names.values()), '')!r}"
+            )
+    return [p for p, name in names.items() if any(re.search(x, name) for x in patterns)]
+
+
+def _adapt(
+    path: str, tensor: np.ndarray, leaf: Any, adapters: Sequence[Adapter]
+) -> np.ndarray:
+    """The tensor in the leaf's shape if one of the adapters can do it."""
+    if tensor.shape == tuple(leaf.shape):
+        return tensor
+    for adapter in adapters:
+        found = adapter(path.partition("/")[2], tensor, tuple(leaf.shape))
+        if found is not None:
+            return np.asarray(found)
+    return tensor
 
 
 def _fill(tensor: np.ndarray, layout: Layout, leaf: Any) -> np.ndarray:
@@ -164,29 +252,14 @@ def _find_naming(
     name: str,
 ) -> Naming:
     """The table that knows every leaf and finds most of them in the file."""
-    able = [n for n in namings if all(n.find(path) for path in leaves)]
-    if not able:
-        strangers = min(
-            ([path for path in leaves if not n.find(path)] for n in namings), key=len
-        )
-        raise ValueError(
-            f"no table of names covers {_listed(strangers)}; add rules for this model"
-        )
-    if name != "auto":
-        for naming in able:
-            if naming.name == name:
-                return naming
-        raise ValueError(
-            f"naming {name!r} is not known for this model; known: "
-            f"{', '.join(n.name for n in able)}"
-        )
+    able = _able(leaves, namings, name)
 
     def found(naming: Naming) -> int:
         tensors = _without_prefix(weights, naming)
         return sum(naming.find(path)[0] in tensors for path in leaves)
 
-    best = max(able, key=found)
-    if not found(best):
+    best = max(able, key=lambda n: (found(n), n.name == name, _narrowness(n, leaves)))
+    if name == "auto" and 2 * found(best) < len(leaves):
         raise ValueError(
             f"the file's names ({_listed(sorted(weights)[:3])}, ...) fit none of the "
             f"namings known for this model: {', '.join(n.name for n in able)}; is it a "
@@ -199,6 +272,7 @@ def _check(
     tensors: Mapping[str, tuple[str, np.ndarray]],
     leaves: Mapping[str, Any],
     sources: Mapping[str, tuple[str, Layout]],
+    used: Iterable[str],
     naming: Naming,
 ) -> None:
     """Raises one ValueError that names everything that does not fit."""
@@ -214,11 +288,10 @@ def _check(
             misshapen.add(f"{full_name} is {tensor.shape}, the model needs {expected}")
         elif not np.isfinite(tensor.astype(np.float32)).all():
             broken.add(full_name)
-    used = {name for name, _ in sources.values()}
     unexpected = {
         full_name
         for name, (full_name, _) in tensors.items()
-        if name not in used and not _is_ignored(name, naming)
+        if name not in used and not naming.ignores(name)
     }
     kinds = {
         "missing": missing,
@@ -232,10 +305,6 @@ def _check(
             f"the weights ({naming.name} naming) do not fit the model; {found}. Compare "
             "the model's fields (sizes, num_classes, pool) with the file's architecture"
         )
-
-
-def _is_ignored(name: str, naming: Naming) -> bool:
-    return any(re.fullmatch(pattern, name) for pattern in naming.ignored)
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -280,7 +349,8 @@ def _unstack(leaves: Mapping[str, Any]) -> dict[str, Any]:
             flat[path] = leaf
             continue
         for i in range(leaf.shape[0]):
-            flat[path.replace("/blocks/", f"/block_{i}/")] = _Slice(leaf)
+            layer = leaf[i] if hasattr(leaf, "__getitem__") else _Slice(leaf)
+            flat[path.replace("/blocks/", f"/block_{i}/")] = layer
     return flat
 
 

@@ -6,6 +6,7 @@ reads like the architecture. `{}` stands for a number, the same in both names.
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -17,7 +18,10 @@ Shape = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The same axes in both."""
+    """The same axes in both.
+
+    A layout moves numbers and never changes them, so that `load` alone tells the way back.
+    """
 
     def theirs(self, ours: Shape) -> Shape:
         """The shape a tensor of the file must have to fill a leaf of shape `ours`."""
@@ -27,6 +31,27 @@ class Layout:
         """The leaf, of shape `ours`, from a tensor of shape `theirs(ours)`."""
         del ours
         return tensor
+
+    def places(self, ours: Shape) -> np.ndarray:
+        """Where in the file's tensor, flattened, each number of a leaf lies.
+
+        Returns:
+            integers of shape `ours`: `load` of every place's number.
+        """
+        shape = self.theirs(ours)
+        size = math.prod(shape)
+        numbers = np.arange(size, dtype=np.int32 if size < 2**31 else np.int64)
+        return self.load(numbers.reshape(shape), ours)
+
+    def store(self, leaf: np.ndarray, tensor: np.ndarray) -> None:
+        """Writes a leaf where `load` finds it.
+
+        Args:
+            leaf: any shape, `ours` say.
+            tensor: of shape `theirs(ours)`, in C order. Of a tensor that several leaves
+                share only this one's part is written.
+        """
+        tensor.reshape(-1)[self.places(leaf.shape)] = leaf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,10 +135,13 @@ class Rule:
     theirs: str
     layout: Layout = Layout()
 
+    @functools.cached_property
+    def _pattern(self) -> re.Pattern:
+        return re.compile(re.escape(self.ours).replace(re.escape("{}"), r"(\d+)"))
+
     def source(self, path: str) -> str | None:
         """The tensor's name for the leaf at `path`; None if the rule is not about it."""
-        pattern = re.escape(self.ours).replace(re.escape("{}"), r"(\d+)")
-        match = re.fullmatch(pattern, path)
+        match = self._pattern.fullmatch(path)
         return self.theirs.format(*match.groups()) if match else None
 
 
@@ -135,10 +163,28 @@ class Naming:
 
     def find(self, path: str) -> tuple[str, Layout] | None:
         """(tensor name, layout) for the leaf at `path`; None if there is no rule."""
-        for rule in self.rules:
-            if source := rule.source(path):
-                return source, rule.layout
-        return None
+        rule = self.rule(path)
+        return rule and (rule.source(path), rule.layout)
+
+    def rule(self, path: str) -> Rule | None:
+        """The rule about the leaf at `path`: of several the first."""
+        if path not in self._looked_up:
+            rules = (rule for rule in self.rules if rule.source(path))
+            self._looked_up[path] = next(rules, None)
+        return self._looked_up[path]
+
+    @functools.cached_property
+    def _looked_up(self) -> dict[str, Rule | None]:
+        """The same paths are asked for several times, and a table may be long."""
+        return {}
+
+    def ignores(self, name: str) -> bool:
+        """Whether no model of ours needs the tensor of this name."""
+        return any(re.fullmatch(pattern, name) for pattern in self.ignored)
+
+    def is_called(self, name: str) -> bool:
+        """Whether `name` means this table: its publisher alone may stand for it."""
+        return name in (self.name, self.name.split()[0])
 
 
 def same(ours: str, theirs: str) -> list[Rule]:

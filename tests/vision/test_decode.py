@@ -67,6 +67,56 @@ def test_print_colours_are_converted():
     assert decode(data, 1).shape == (16, 16, 1)
 
 
+@pytest.mark.parametrize(
+    ("ink", "color"),
+    [
+        # As every program stores it, 255 is no ink at all.
+        ((255, 255, 255, 255), (255, 255, 255)),
+        ((255, 255, 255, 0), (0, 0, 0)),
+        ((0, 255, 255, 255), (0, 255, 255)),
+        ((255, 51, 102, 128), (128, 26, 51)),
+    ],
+)
+def test_ink_is_taken_from_white(ink, color):
+    pixels = np.full((16, 16, 4), ink, np.uint8)
+    data = simplejpeg.encode_jpeg(pixels, colorspace="CMYK", colorsubsampling="444")
+    assert np.abs(decode(data).astype(int) - color).max() <= 2
+
+
+def test_colours_of_sixteen_bits_keep_their_upper_eight():
+    deep = np.random.default_rng(0).integers(0, 65536, (5, 7, 4), np.uint16)
+    for channels in (3, 4):
+        data = encode(np.ascontiguousarray(deep[..., :channels]), ".png")
+        expected = deep[..., 2::-1] >> 8  # OpenCV's order is blue, green, red
+        assert decode(data).dtype == np.uint8
+        assert np.abs(decode(data).astype(int) - expected).max() <= 1
+
+
+def test_a_picture_one_pixel_wide():
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 1, 3), np.uint8)
+    data = encode(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), ".png")
+    np.testing.assert_array_equal(decode(data), pixels)
+    data = encode(np.full((40, 1, 3), 90, np.uint8), ".jpg")
+    assert decode(data).shape == (40, 1, 3)
+    assert np.abs(decode(data).astype(int) - 90).max() <= 2
+    part = decode_box(data, read_jpeg_header(data), Box(0, 0, 40, 1), 3, (20, 20))
+    assert part.shape == (40, 1, 3)
+
+
+def test_a_gif_is_its_first_picture_or_an_error():
+    # By hand: 2 x 2 pixels, red, of two colours.
+    data = (
+        b"GIF89a\x02\x00\x02\x00\x80\x00\x00\xff\x00\x00\x00\x00\xff"
+        b",\x00\x00\x00\x00\x02\x00\x02\x00\x00\x02\x04\x04\x41\x10\x05\x00;"
+    )
+    try:
+        pixels = decode(data)
+    except ValueError as error:  # OpenCV may be built without it
+        assert "not a picture" in str(error) and "GIF8" in str(error)
+    else:
+        np.testing.assert_array_equal(pixels, np.full((2, 2, 3), (255, 0, 0)))
+
+
 def exif_orientation(data: bytes) -> bytes:
     """The file with the remark that it lies on its side, and a thumbnail's end marker."""
     tiff = (
