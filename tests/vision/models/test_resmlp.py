@@ -1,0 +1,139 @@
+"""ResMLP: parity, published counts, linearity across patches, learning."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vision.models import resmlp
+from vision.models.resmlp import ResMlp
+
+FIXTURE = ResMlp(num_classes=10, patch_size=8, embed_dim=32, num_layers=3, mlp_dim=128)
+
+
+def test_parity(parity, imported, assert_parity):
+    variables = imported(FIXTURE, "resmlp_timm")
+    arrays = parity("resmlp_timm")[1]
+
+    @jax.jit
+    def run(image):
+        logits, captured = FIXTURE.apply(
+            variables,
+            image,
+            capture_intermediates=lambda module, method: (
+                method == "features" or module.name == "block_0"
+            ),
+            mutable="intermediates",
+        )
+        return logits, captured["intermediates"]
+
+    logits, captured = run(arrays["in_x_nhwc"])
+    assert_parity("resmlp_timm", "logits", logits)
+    assert_parity("resmlp_timm", "features", captured["features"][0])
+    tap = arrays["tap_blocks.0"]
+    error = np.abs(captured["block_0"]["__call__"][0] - tap).max()
+    assert error < 1e-5 * np.abs(tap).max()
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (resmlp.ResMlp_S12, 15_350_872),
+        (resmlp.ResMlp_S24, 30_020_680),
+        (resmlp.ResMlp_S36, 44_690_488),
+        (resmlp.ResMlp_B24, 129_138_280),
+    ],
+)
+def test_published_parameter_counts(make, expected, count_parameters):
+    assert count_parameters(make(num_classes=1000), (1, 224, 224, 3)) == expected
+
+
+IMAGE = jax.random.normal(jax.random.key(3), (5, 8, 8, 3))
+
+
+def tiny(**fields):
+    return ResMlp(
+        num_classes=4, patch_size=2, embed_dim=16, num_layers=2, mlp_dim=24, **fields
+    )
+
+
+def test_without_its_channel_mlps_it_is_affine_in_the_image(random_variables):
+    """Nothing normalises and the layer across patches has no activation."""
+    model = tiny()
+    variables = random_variables(model, IMAGE)
+
+    def second_difference(variables):
+        def run(image):
+            return model.apply(variables, image)
+
+        zero = run(jnp.zeros_like(IMAGE))
+        return run(2 * IMAGE) - 2 * run(IMAGE) + zero, run(IMAGE) - zero
+
+    run = jax.jit(second_difference)
+    bent, slope = run(variables)
+    assert np.abs(bent).max() > 0.05 * np.abs(slope).max()
+    for i in range(2):
+        block = variables["params"][f"block_{i}"]
+        block["channel_scale"] = np.zeros_like(block["channel_scale"])
+    bent, slope = run(variables)
+    assert np.abs(slope).max() > 0.1
+    np.testing.assert_allclose(bent, 0, atol=1e-5 * np.abs(slope).max() + 1e-6)
+
+
+def test_every_token_hears_of_every_patch(random_variables):
+    model = tiny()
+    variables = random_variables(model, IMAGE)
+
+    def first_token(image):
+        return model.apply(variables, image, method="features")[:, 0].sum()
+
+    support = np.abs(jax.jit(jax.grad(first_token))(IMAGE)).sum((0, 3))
+    assert (support > 0).all()
+
+
+def test_deeper_networks_start_with_smaller_branches():
+    starts = []
+    for make in (resmlp.ResMlp_S12, resmlp.ResMlp_S24, resmlp.ResMlp_S36):
+        model = make(num_classes=0, embed_dim=4, mlp_dim=4, num_layers=1, patch_size=4)
+        params = model.init(jax.random.key(0), IMAGE)["params"]["block_0"]
+        for name in ("token_scale", "channel_scale"):
+            assert np.ptp(params[name]) == 0
+        starts.append(float(params["token_scale"][0]))
+    np.testing.assert_allclose(starts, (0.1, 1e-5, 1e-6), rtol=1e-6)
+
+
+def test_drop_path_acts_in_training_alone(random_variables):
+    variables = random_variables(tiny(), IMAGE)
+
+    @jax.jit
+    def run(image):
+        return [
+            tiny(drop_path_rate=rate).apply(
+                variables,
+                image,
+                train=train,
+                rngs={"dropout": jax.random.key(0)},
+            )
+            for rate, train in ((0.0, True), (0.9, False), (0.9, True))
+        ]
+
+    plain, evaluated, dropped = run(IMAGE)
+    np.testing.assert_allclose(evaluated, plain, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(dropped, plain, atol=1e-3)
+
+
+def test_half_precision_keeps_float32_parameters():
+    model = tiny(dtype="bfloat16")
+    logits, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), IMAGE)
+    assert {str(x.dtype) for x in jax.tree.leaves(variables)} == {"float32"}
+    assert logits.dtype == jnp.bfloat16
+
+
+def test_it_learns_a_handful_of_images(overfit):
+    losses = overfit(tiny(), IMAGE, steps=50, learning_rate=1e-2)
+    assert losses[0] > 1 and losses[-1] < 0.1
+
+
+def test_patches_must_tile_the_image():
+    with pytest.raises(ValueError, match="8x8 cannot be cut into patches of 3x3"):
+        jax.eval_shape(tiny().clone(patch_size=3).init, jax.random.key(0), IMAGE)
