@@ -201,7 +201,8 @@ class MultiHeadAttention(nn.Module):
             query, and so changes no output.
         dropout_rate: of the attention weights, from the 'dropout' stream.
         implementation: of `dot_product_attention`.
-        out_init: of the kernel of `out`; None for `kernel_init`.
+        query_init, out_init: of the kernel of `query`, and of `out`; None for
+            `kernel_init`.
         dtype: of the computation; None for that of input and parameters together.
     """
 
@@ -218,6 +219,7 @@ class MultiHeadAttention(nn.Module):
     dropout_rate: float = 0.0
     implementation: str | None = None
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
+    query_init: nn.initializers.Initializer | None = None
     out_init: nn.initializers.Initializer | None = None
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
     dtype: Any = None
@@ -365,7 +367,8 @@ class MultiHeadAttention(nn.Module):
         return self.head_dim or D // self.num_heads
 
     def _dense(self, features: Any, name: str, axis: Any = -1) -> DenseGeneral:
-        init = self.out_init if name == "out" and self.out_init else self.kernel_init
+        own = {"query": self.query_init, "out": self.out_init}
+        init = own.get(name) or self.kernel_init
         return DenseGeneral(
             features,
             axis=axis,

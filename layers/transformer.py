@@ -65,6 +65,7 @@ class EncoderBlock(nn.Module):
         layer_scale: initial factor of the branches, learned per channel; None for none.
         norm_epsilon: of the norms.
         implementation: of `layers.attention.dot_product_attention`.
+        query_init: of the kernel of every `query`; None for `kernel_init`.
         out_init: of the last kernel of each branch; None for `kernel_init`.
         dtype: of the computation; None for that of input and parameters together.
     """
@@ -91,6 +92,7 @@ class EncoderBlock(nn.Module):
     norm_epsilon: float = 1e-6
     implementation: str | None = None
     kernel_init: Initializer = nn.initializers.xavier_uniform()
+    query_init: Initializer | None = None
     out_init: Initializer | None = None
     bias_init: Initializer = nn.initializers.zeros
     dtype: Any = None
@@ -161,6 +163,7 @@ class EncoderBlock(nn.Module):
             use_key_bias=self.use_key_bias,
             dropout_rate=self.attention_dropout_rate,
             implementation=self.implementation,
+            query_init=self.query_init,
             name=name,
             **options,
             **self._projections(),
@@ -239,6 +242,7 @@ class Encoder(nn.Module):
     shared: bool = False
     implementation: str | None = None
     kernel_init: Initializer = nn.initializers.xavier_uniform()
+    query_init: Initializer | None = None
     out_init: Initializer | None = None
     bias_init: Initializer = nn.initializers.zeros
     scan: bool = False

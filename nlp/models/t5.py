@@ -5,10 +5,6 @@ P. J. Liu, "Exploring the Limits of Transfer Learning with a Unified Text-to-Tex
 Transformer", 2019, https://arxiv.org/abs/1910.10683. Version 1.1, with gated MLPs and a head
 of its own, is that of N. Shazeer, "GLU Variants Improve Transformer", 2020,
 https://arxiv.org/abs/2002.05202.
-
-Deviation: the published initialisation makes queries smaller by sqrt(H), in place of the
-attention's scale. Here queries and keys share the factor, and values and the MLP's first
-layer have it too.
 """
 
 from functools import partial
@@ -101,7 +97,9 @@ class T5(EncoderDecoder):
             "dropout_rate": self.dropout_rate,
             "attention_dropout_rate": self.dropout_rate if rate is None else rate,
             "implementation": self.attention_implementation,
-            "kernel_init": normal(D**-0.5 * self.head_dim**-0.25),
+            "kernel_init": normal(D**-0.5),
+            # In place of the attention's scale.
+            "query_init": normal((D * self.head_dim) ** -0.5),
             "out_init": nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
             "scan": self.scan,
             "remat": self.remat,

@@ -148,6 +148,8 @@ def test_initial_logits_of_attention_and_vocabulary_are_near_one():
             for name in ("query", "key")
         )
         assert 0.8 < np.einsum("NBH,NSH->NBS", query, key).std() < 1.2
+        # As published: queries are small, keys are not.
+        assert 0.8 < query.std() * 64**0.5 < 1.2 and 0.8 < key.std() < 1.2
         logits = model.apply(variables, x, method="logits")
         assert 0.8 < logits.std() < 1.2
 
