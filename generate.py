@@ -45,8 +45,6 @@ flags.DEFINE_bool("slide", False, "Write on beyond the model's context.")
 def main() -> int:
     if FLAGS.workdir is None:
         raise RunError("which run? --workdir=runs/NAME")
-    if FLAGS.step not in ("best", "last") and not FLAGS.step.isdigit():
-        raise RunError(f"--step={FLAGS.step} is neither a number, 'best' nor 'last'")
     given = [n for n in ("prompt", "prompts", "input") if FLAGS[n].value is not None]
     if len(given) != 1:
         raise RunError("give one of --prompt=TEXT, --prompts=FILE and --input=FILE")
@@ -80,7 +78,7 @@ def _writer(workdir: pathlib.Path, step: str) -> tuple[Any, bool]:
     Of the config only the task is built: the data may be gone.
     """
     from nlp import completion, generation, translation
-    from training import artifacts, compilation
+    from training import artifacts, compilation, variables
     from training import config as configs
 
     config = configs.read(workdir)
@@ -91,41 +89,8 @@ def _writer(workdir: pathlib.Path, step: str) -> tuple[Any, bool]:
     parts = configs.build(artifacts.materialize(parts, workdir, read_only=True))
     translates = generation.reads_source(parts["task"])
     kind = translation.Translator if translates else completion.Completer
-    variables = _variables(workdir, step, config)
-    return kind(parts["task"], variables, parts["framing"]), translates
-
-
-def _variables(workdir: pathlib.Path, step: str, config: dict[str, Any]) -> dict:
-    """Parameters (their moving average where there is one) and other collections."""
-    from training import checkpoint, initialization
-
-    if not (workdir / checkpoint.FOLDER).is_dir():
-        raise RunError(f"{workdir} has no checkpoints yet")
-    number: Any = int(step) if step.isdigit() else step
-    if step == "best":
-        if config.get("best_metric") is None:
-            raise RunError("the run names no best_metric, so no checkpoint is best")
-        checkpointer = checkpoint.Checkpointer(
-            workdir,
-            best_metric=config["best_metric"],
-            best_mode=config.get("best_mode", "max"),
-            read_only=True,
-        )
-        number = checkpointer.best() or "last"
-        checkpointer.close()
-    try:
-        _, arrays = initialization.read_arrays(workdir, number)
-    except RunError as error:
-        text = first_line(error).removeprefix("init_from: ")
-        raise RunError(text.replace("init_from.step", "--step")) from error
-    tree: dict[str, Any] = {}
-    for (kind, path), value in arrays.items():
-        *parents, name = [kind, *path.split("/")]
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = value
-    return tree
+    _, found = variables.read(workdir, variables.step_of(step))
+    return kind(parts["task"], found, parts["framing"]), translates
 
 
 def _way(translates: bool) -> Any:

@@ -84,12 +84,13 @@ def device_row(found: dict[str, Any]) -> tuple[str, ...]:
     share = found["state_per_device"] / found["state"]
     theory = sum(found["theory"].values())
     moved = found["moved_total"]
-    ideal = 1 / found["devices"] if found["layout"] == "fsdp" else None
+    ideal = f" (1/N {1 / found['devices']:.5f})" if found["layout"] == "fsdp" else ""
     return (
         found["model"],
         f"{found['devices']} {found['layout']}",
         f"{found['state_per_device'] / MIB:,.1f}",
-        f"{share:.5f}" + (f" (1/N {ideal:.5f})" if ideal else ""),
+        f"{share:.5f}",
+        f"{found['large_share']:.5f}{ideal}",
         f"{moved / MIB:,.1f}",
         f"{theory / MIB:,.1f}",
         f"{moved / theory - 1:+.2%}" if theory else "-",
@@ -202,7 +203,13 @@ def main() -> None:
     for part in options.parts.split(","):
         if part == "devices":
             result[part] = [on_devices(case) for case in device_cases(options)]
-            columns = ("model", "layout", "MiB of state a device", "of the whole")
+            columns = (
+                "model",
+                "layout",
+                "MiB of state a device",
+                "of the whole",
+                "large arrays",
+            )
             columns += ("MiB sent a step", "theory", "difference", "s to compile")
             rows = [device_row(found) for found in result[part]]
             tables.show("devices, ahead of time", columns, rows)

@@ -20,6 +20,8 @@ import numpy as np
 from training import collectives, plan
 from training.run import Run
 
+# Values of an array that counts as large: 1 MiB of float32.
+LARGE = 2**18
 # Names of the mesh's axes by what a layout is called.
 LAYOUTS = {"data": "data", "fsdp": "fsdp", "tensor": "model"}
 
@@ -159,8 +161,14 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     state = sum(
         math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(run.shapes)
     )
+    pairs = zip(
+        jax.tree.leaves(run.shapes), jax.tree.leaves(run.shardings), strict=True
+    )
+    sizes = [(x.size, math.prod(s.shard_shape(x.shape))) for x, s in pairs]
+    large = [pair for pair in sizes if pair[0] >= LARGE]
     return {
         **case,
+        "large_share": sum(b for _, b in large) / max(1, sum(a for a, _ in large)),
         "state": state,
         "state_per_device": plan.device_bytes(run),
         "memory": collectives.memory(compiled),

@@ -6,8 +6,9 @@ neighbours and few-shot accuracy of the same features, and pictures of them.
 Command: python train.py --config=configs/linear_probe_digits.py
     --config.init_from.path=runs/mae_digits
 
-Result: 94.93 % test accuracy from mae_digits as recorded; logistic regression on the same features
-95.49 %, ridge 94.93 %; 54 s on 2 CPU cores
+Result: 94.37 % test accuracy from mae_digits as recorded; logistic regression and ridge on the
+same features 94.65 %. (With peak 20 and 1,400 steps the probe learns the 1,442 training images by
+heart: 92.68 %, a loss of 4.4.)
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +18,7 @@ def get_config():
     config = ConfigDict()
     config.seed = 0
     config.batch_size = 200
-    config.total_steps = 1400
+    config.total_steps = 400
     total_steps = config.get_oneway_ref("total_steps")
     config.init_from = dict(
         type="training.initialization.FromRun",
@@ -58,7 +59,7 @@ def get_config():
             type="optax.lars",
             learning_rate=dict(
                 type="training.optimizer.warmup_cosine",
-                peak=20.0,
+                peak=5.0,
                 warmup_steps=total_steps // 10,
                 total_steps=total_steps,
             ),
@@ -88,5 +89,5 @@ def get_config():
             projection="tsne",
         ),
     )
-    config.checkpoint_steps = 700
+    config.checkpoint_steps = 200
     return config

@@ -4,8 +4,8 @@ At the end its features are probed by nearest neighbours and in closed form.
 
 Command: python train.py --config=configs/mae_digits.py
 
-Result: test loss 0.4378; 95.49 % by logistic regression on its class token, 90.42 % by nearest
-neighbours; 154 CPU-seconds
+Result: test loss 0.4394; 94.65 % by logistic regression on its class token, 94.37 % by nearest
+neighbours; 197 CPU-seconds
 """
 
 from ml_collections import ConfigDict

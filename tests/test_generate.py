@@ -20,7 +20,7 @@ from nlp.generation import Beam, Framing, PromptError
 from nlp.streaming import TextStream, TokenStream
 from nlp.tokenizers import Bytes, Characters, Subwords
 from nlp.translation import Translator
-from training import artifacts, checkpoint, errors, initialization, step
+from training import artifacts, checkpoint, errors, initialization, step, variables
 from training import config as configs
 from training import state as states
 
@@ -279,7 +279,7 @@ def test_wrong_runs_are_one_line(language, call, tmp_path):
     config = json.loads((language / "config.json").read_text())
     config["task"]["tokenizer"] = {"type": "nlp.tokenizers.Bytes"}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert "no checkpoints yet" in call(f"--workdir={tmp_path}", prompt)
+    assert "no run with checkpoints" in call(f"--workdir={tmp_path}", prompt)
     (tmp_path / "checkpoints").symlink_to(language / "checkpoints")
     assert "261 tokens and GPT 64" in call(f"--workdir={tmp_path}", prompt)
     config["task"]["model"] |= {"vocab_size": 300}
@@ -341,7 +341,7 @@ def loaded(folder):
     """(task, variables) of a run."""
     config = configs.read(folder)
     node = artifacts.materialize({"task": config["task"]}, folder, read_only=True)
-    return configs.build(node)["task"], generate._variables(folder, "last", config)
+    return configs.build(node)["task"], variables.read(folder)[1]
 
 
 def test_streams_write_what_samples_write(language):
@@ -435,12 +435,15 @@ def test_the_other_tokens_of_a_larger_model_are_never_written(language):
 def test_steps_are_found(language, monkeypatch):
     seen = []
     original = initialization.read_arrays
-    monkeypatch.setattr(
-        initialization,
-        "read_arrays",
-        lambda folder, number: seen.append(number) or original(folder, number),
-    )
+
+    def spied(folder, number, **options):
+        seen.append(number)
+        return original(folder, number, **options)
+
+    monkeypatch.setattr(initialization, "read_arrays", spied)
     config = {**configs.read(language), "best_metric": "eval/loss", "best_mode": "min"}
+    monkeypatch.setattr(variables.configs, "read", lambda folder: config)
     for name in ("last", "60", "best"):
-        assert "params" in generate._variables(language, name, config)
+        found = variables.read(language, variables.step_of(name))[1]
+        assert "params" in found
     assert seen[:2] == ["last", 60]

@@ -141,7 +141,8 @@ class Task:
         _, found = call(capture_intermediates=wanted, mutable=["intermediates"])
         outputs = jax.tree.leaves(found)
         if not outputs:
-            near = difflib.get_close_matches(layer, seen, n=3, cutoff=0.0)
+            known = list(dict.fromkeys(seen))
+            near = difflib.get_close_matches(layer, known, n=3, cutoff=0.0)
             raise ValueError(
                 f"no layer {layer!r} in this model; near: {', '.join(near)}"
             )
