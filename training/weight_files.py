@@ -36,11 +36,12 @@ Adapter = Callable[[str, np.ndarray, tuple[int, ...]], np.ndarray | None]
 
 
 def namings_in(package: str) -> tuple[Naming, ...]:
-    """The tables of a package: what its modules, by name, call NAMINGS."""
+    """The tables of a package: what its modules call NAMINGS, if they have any."""
     folder = importlib.import_module(package).__path__
     names = sorted(module.name for module in pkgutil.iter_modules(folder))
     modules = [importlib.import_module(f"{package}.{name}") for name in names]
-    return tuple(naming for module in modules for naming in module.NAMINGS)
+    tables = (getattr(module, "NAMINGS", ()) for module in modules)
+    return tuple(naming for table in tables for naming in table)
 
 
 def convert(

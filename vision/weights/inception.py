@@ -6,28 +6,20 @@ torchvision's weights want images normalised to -1..1 (mean 0.5, std 0.5), as al
 from training.weight_naming import (
     Naming,
     Rule,
-    torch_batch_norm,
     torch_conv,
     torch_linear,
 )
+from vision.weights.rules import conv_norm
 
 # A counter that only torch's cumulative average reads.
 COUNTERS = r".*\.num_batches_tracked"
-
-
-def _unit(ours: str, theirs: str) -> list[Rule]:
-    """A convolution with its norm."""
-    return [
-        *torch_conv(f"{ours}/conv", f"{theirs}.conv"),
-        *torch_batch_norm(f"{ours}/norm", f"{theirs}.bn"),
-    ]
 
 
 def _units(ours: str, theirs: str, names: dict[str, str]) -> list[Rule]:
     return [
         rule
         for mine, other in names.items()
-        for rule in _unit(f"{ours}/branch_{mine}", f"{theirs}.{other}")
+        for rule in conv_norm(f"{ours}/branch_{mine}", f"{theirs}.{other}")
     ]
 
 
@@ -72,11 +64,11 @@ _V3_C = {
 TORCHVISION_V3 = Naming(
     "torchvision inception_v3",
     (
-        *_unit("stem_0", "Conv2d_1a_3x3"),
-        *_unit("stem_1", "Conv2d_2a_3x3"),
-        *_unit("stem_2", "Conv2d_2b_3x3"),
-        *_unit("stem_4", "Conv2d_3b_1x1"),
-        *_unit("stem_5", "Conv2d_4a_3x3"),
+        *conv_norm("stem_0", "Conv2d_1a_3x3"),
+        *conv_norm("stem_1", "Conv2d_2a_3x3"),
+        *conv_norm("stem_2", "Conv2d_2b_3x3"),
+        *conv_norm("stem_4", "Conv2d_3b_1x1"),
+        *conv_norm("stem_5", "Conv2d_4a_3x3"),
         *_units("block_a_0", "Mixed_5b", _V3_A),
         *_units("block_a_1", "Mixed_5c", _V3_A),
         *_units("block_a_2", "Mixed_5d", _V3_A),
@@ -88,8 +80,8 @@ TORCHVISION_V3 = Naming(
         *_units("reduction_b", "Mixed_7a", _V3_REDUCTION_B),
         *_units("block_c_0", "Mixed_7b", _V3_C),
         *_units("block_c_1", "Mixed_7c", _V3_C),
-        *_unit("auxiliary_head/conv_0", "AuxLogits.conv0"),
-        *_unit("auxiliary_head/conv_1", "AuxLogits.conv1"),
+        *conv_norm("auxiliary_head/conv_0", "AuxLogits.conv0"),
+        *conv_norm("auxiliary_head/conv_1", "AuxLogits.conv1"),
         *torch_linear("auxiliary_head/head", "AuxLogits.fc"),
         *torch_linear("head", "fc"),
     ),
@@ -101,32 +93,32 @@ TORCHVISION_V3 = Naming(
 def _branches(ours: str, theirs: str) -> list[Rule]:
     """timm's names: a lone first convolution `branch0`, in a sequence `branch<i>.<j>`."""
     return [
-        *_unit(f"{ours}/branch_0_0", f"{theirs}.branch0"),
+        *conv_norm(f"{ours}/branch_0_0", f"{theirs}.branch0"),
         *_sequences(ours, theirs),
     ]
 
 
 def _sequences(ours: str, theirs: str) -> list[Rule]:
-    return _unit(f"{ours}/branch_{{}}_{{}}", f"{theirs}.branch{{}}.{{}}")
+    return conv_norm(f"{ours}/branch_{{}}_{{}}", f"{theirs}.branch{{}}.{{}}")
 
 
 def _v4_c(ours: str, theirs: str) -> list[Rule]:
     return [
-        *_unit(f"{ours}/branch_0_0", f"{theirs}.branch0"),
-        *_unit(f"{ours}/branch_3_1", f"{theirs}.branch3.1"),
-        *_unit(f"{ours}/branch_{{}}_{{}}", f"{theirs}.branch{{}}_{{}}"),
-        *_unit(f"{ours}/branch_{{}}_{{}}a", f"{theirs}.branch{{}}_{{}}a"),
-        *_unit(f"{ours}/branch_{{}}_{{}}b", f"{theirs}.branch{{}}_{{}}b"),
+        *conv_norm(f"{ours}/branch_0_0", f"{theirs}.branch0"),
+        *conv_norm(f"{ours}/branch_3_1", f"{theirs}.branch3.1"),
+        *conv_norm(f"{ours}/branch_{{}}_{{}}", f"{theirs}.branch{{}}_{{}}"),
+        *conv_norm(f"{ours}/branch_{{}}_{{}}a", f"{theirs}.branch{{}}_{{}}a"),
+        *conv_norm(f"{ours}/branch_{{}}_{{}}b", f"{theirs}.branch{{}}_{{}}b"),
     ]
 
 
 TIMM_V4 = Naming(
     "timm inception_v4",
     (
-        *_unit("stem_{}", "features.{}"),
-        *_unit("stem_block_0/branch_1_0", "features.3.conv"),
+        *conv_norm("stem_{}", "features.{}"),
+        *conv_norm("stem_block_0/branch_1_0", "features.3.conv"),
         *_sequences("stem_block_1", "features.4"),
-        *_unit("stem_block_2/branch_0_0", "features.5.conv"),
+        *conv_norm("stem_block_2/branch_0_0", "features.5.conv"),
         *_branches("block_a_0", "features.6"),
         *_branches("block_a_1", "features.7"),
         *_branches("block_a_2", "features.8"),
@@ -159,11 +151,11 @@ def _residual(ours: str, theirs: str) -> list[Rule]:
 TIMM_RESNET_V2 = Naming(
     "timm inception_resnet_v2",
     (
-        *_unit("stem_0", "conv2d_1a"),
-        *_unit("stem_1", "conv2d_2a"),
-        *_unit("stem_2", "conv2d_2b"),
-        *_unit("stem_4", "conv2d_3b"),
-        *_unit("stem_5", "conv2d_4a"),
+        *conv_norm("stem_0", "conv2d_1a"),
+        *conv_norm("stem_1", "conv2d_2a"),
+        *conv_norm("stem_2", "conv2d_2b"),
+        *conv_norm("stem_4", "conv2d_3b"),
+        *conv_norm("stem_5", "conv2d_4a"),
         *_branches("mixed", "mixed_5b"),
         *_residual("block_a_{}", "repeat.{}"),
         *_branches("reduction_a", "mixed_6a"),
@@ -171,7 +163,7 @@ TIMM_RESNET_V2 = Naming(
         *_sequences("reduction_b", "mixed_7a"),
         *_residual("block_c_{}", "repeat_2.{}"),
         *_residual("last_block", "block8"),
-        *_unit("last_conv", "conv2d_7b"),
+        *conv_norm("last_conv", "conv2d_7b"),
         *torch_linear("head", "classif"),
     ),
     ignored=(COUNTERS,),

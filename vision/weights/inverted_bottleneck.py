@@ -8,8 +8,6 @@ from collections.abc import Sequence
 
 from training.weight_naming import Rule, torch_batch_norm, torch_conv
 
-NAMINGS = ()
-
 
 def conv_norm(ours: str, conv: str, norm: str) -> list[Rule]:
     """`<ours>_conv` and `<ours>_norm`, under the names that the file has for them."""

@@ -7,21 +7,14 @@ from training.weight_naming import (
     torch_conv,
     torch_linear,
 )
-
-
-def _unit(ours: str, theirs: str) -> list[Rule]:
-    """A convolution with its norm."""
-    return [
-        *torch_conv(f"{ours}/conv", f"{theirs}.conv"),
-        *torch_batch_norm(f"{ours}/norm", f"{theirs}.bn"),
-    ]
+from vision.weights.rules import conv_norm
 
 
 def _cell(ours: str, theirs: str) -> list[Rule]:
     """Of any kind: which of these a cell has, depends on its table and its inputs."""
     rules = [
-        *_unit(f"{ours}/current", f"{theirs}.conv_1x1"),
-        *_unit(f"{ours}/previous", f"{theirs}.conv_prev_1x1"),
+        *conv_norm(f"{ours}/current", f"{theirs}.conv_1x1"),
+        *conv_norm(f"{ours}/previous", f"{theirs}.conv_prev_1x1"),
         *torch_conv(f"{ours}/previous_path_0", f"{theirs}.path_1.conv"),
         *torch_conv(f"{ours}/previous_path_1", f"{theirs}.path_2.conv"),
         *torch_batch_norm(f"{ours}/previous_norm", f"{theirs}.final_path_bn"),
@@ -44,7 +37,7 @@ def _cell(ours: str, theirs: str) -> list[Rule]:
 TIMM = Naming(
     "timm nasnet",
     (
-        *_unit("stem", "conv0"),
+        *conv_norm("stem", "conv0"),
         *_cell("stem_cell_{}", "cell_stem_{}"),
         *_cell("cell_{}", "cell_{}"),
         *_cell("reduction_cell_{}", "reduction_cell_{}"),

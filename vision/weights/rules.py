@@ -6,7 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from training.weight_naming import Layout, Linear, Rule, Shape
+from training.weight_naming import (
+    Layout,
+    Linear,
+    Rule,
+    Shape,
+    torch_batch_norm,
+    torch_conv,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,4 +63,9 @@ class Pixel(Linear):
         return super().load(matrix, ours)
 
 
-NAMINGS = ()
+def conv_norm(ours: str, theirs: str) -> list[Rule]:
+    """A convolution `conv` with its norm `norm`; `conv` and `bn` in the file."""
+    return [
+        *torch_conv(f"{ours}/conv", f"{theirs}.conv"),
+        *torch_batch_norm(f"{ours}/norm", f"{theirs}.bn"),
+    ]
