@@ -19,7 +19,8 @@ from ml_collections import ConfigDict
 def get_config():
     config = ConfigDict()
     config.seed = 0
-    config.batch_size = 256
+    # Rows of packed pairs: about 234 pairs.
+    config.batch_size = 64
     config.total_steps = 8000
     total_steps = config.get_oneway_ref("total_steps")
     vocab_size, length = 8000, 64
