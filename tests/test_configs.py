@@ -43,8 +43,16 @@ LARGE = {
     "bert_wikipedia": ["L"],
     "transformer_wmt14": ["Big"],
 }
+# Of the rest of the zoo the default tests build the model; its update is traced by -m slow.
+TRACED = ("vit_imagenet", "resnet50_imagenet", "mae_vit_imagenet")
+HEAVY = [
+    name
+    for name in FILES
+    if name.endswith("_imagenet") and name not in TRACED or name == "densenet_cifar10"
+]
 CASES = [
-    *((name, None) for name in FILES),
+    *((name, None) for name in FILES if name not in HEAVY),
+    *(pytest.param(name, None, marks=pytest.mark.slow) for name in HEAVY),
     *((name, argument) for name, found in ARGUMENTS.items() for argument in found),
     *(
         pytest.param(name, argument, marks=pytest.mark.slow)
@@ -66,6 +74,14 @@ def test_the_full_size_update_can_be_traced(name, argument):
         lambda x: (x.shape, x.dtype), run.shapes
     )
     assert "loss" in metrics and run.experiment.evals
+    kinds = {str(x.dtype) for x in jax.tree.leaves(run.shapes.params)}
+    assert kinds == {"float32"}
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_the_full_size_model_builds(name):
+    run = Run.from_config(smoke.synthetic(load(name)), jax.devices()[:1])
+    assert run.experiment.evals
     kinds = {str(x.dtype) for x in jax.tree.leaves(run.shapes.params)}
     assert kinds == {"float32"}
 
