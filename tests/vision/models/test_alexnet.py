@@ -112,6 +112,7 @@ def test_any_image_size_fits_the_same_parameters(shape, random_variables):
     assert logits.shape == (2, 3)
 
 
+@pytest.mark.slow
 def test_biases_start_as_in_the_paper():
     def start(model):
         variables = model.init(jax.random.key(0), IMAGE[:1])

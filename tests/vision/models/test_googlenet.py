@@ -188,6 +188,7 @@ def test_without_a_head_it_gives_the_representation(random_variables, few_blocks
     assert len(stages) == 3 and auxiliary == ()
 
 
+@pytest.mark.slow
 def test_it_learns_a_handful_of_images(overfit, monkeypatch):
     monkeypatch.setattr(googlenet, "STAGES", {"3": FEW_BLOCKS["3"]})
     model = small(auxiliary=False)

@@ -132,6 +132,7 @@ def small(version="v2", **fields):
 IMAGE = jax.random.normal(jax.random.key(7), (4, 75, 75, 3))
 
 
+@pytest.mark.slow
 def test_training_updates_statistics_and_evaluation_does_not(random_variables):
     model = small()
     variables = random_variables(model, IMAGE)
@@ -150,6 +151,7 @@ def test_training_updates_statistics_and_evaluation_does_not(random_variables):
         assert not np.array_equal(old, new)
 
 
+@pytest.mark.slow
 def test_it_learns_a_handful_of_images(overfit, random_variables):
     # One block, for more would take longer to compile than to train.
     model = small("v1", num_blocks=(1, 0, 0))

@@ -136,6 +136,7 @@ def test_auxiliary_logits_in_training_only():
     assert logits.shape == (2, 3) and "auxiliary_head" not in alone["params"]
 
 
+@pytest.mark.slow
 def test_maps_at_strides_8_16_and_32():
     stages, _ = shapes_of(
         InceptionV3(num_classes=0), (1, 299, 299, 3), method="stages"
@@ -147,6 +148,7 @@ def test_maps_at_strides_8_16_and_32():
     ]
 
 
+@pytest.mark.slow
 def test_training_updates_statistics_and_evaluation_does_not(random_variables):
     model = small()
     variables = random_variables(model, IMAGE)
@@ -165,6 +167,7 @@ def test_training_updates_statistics_and_evaluation_does_not(random_variables):
         assert not np.array_equal(old, new)
 
 
+@pytest.mark.slow
 def test_it_learns_a_handful_of_images(overfit, random_variables):
     # Reductions with one block in front: more would take longer to compile than to train.
     model = small(factorized_widths=(), num_wide_blocks=0)

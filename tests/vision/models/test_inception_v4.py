@@ -95,6 +95,7 @@ def test_a_reduction_keeps_what_it_pools(table):
     np.testing.assert_array_equal(y[0, 1, 2, -2:], x[0, 2:5, 4:7].max((0, 1)))
 
 
+@pytest.mark.slow
 def test_training_updates_statistics_and_evaluation_does_not(random_variables):
     model = small()
     variables = random_variables(model, IMAGE)
@@ -113,6 +114,7 @@ def test_training_updates_statistics_and_evaluation_does_not(random_variables):
         assert not np.array_equal(old, new)
 
 
+@pytest.mark.slow
 def test_it_learns_a_handful_of_images(overfit, random_variables):
     # One block, for more would take longer to compile than to train.
     model = small(num_blocks=(1, 0, 0))

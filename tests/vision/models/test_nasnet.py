@@ -97,6 +97,7 @@ def trace(model, shape, **options):
     return jax.eval_shape(run, jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_maps_at_strides_8_16_and_32():
     stages, _ = trace(small(), (1, 64, 96, 3), method="stages")[1]
     # Six results side by side, of 4, 8 and 16 channels.
@@ -192,6 +193,7 @@ def test_drop_path_and_statistics_in_training_only(table, random_variables):
         assert not np.array_equal(old, new)
 
 
+@pytest.mark.slow
 def test_it_learns_a_handful_of_images(overfit, random_variables):
     # The stem's and the reduction cells: more would take longer to compile than to train.
     model = small(num_cells=0)
@@ -206,6 +208,7 @@ def test_it_learns_a_handful_of_images(overfit, random_variables):
     assert losses[0] > 0.4 and losses[-1] < 0.1
 
 
+@pytest.mark.slow
 def test_half_precision_keeps_float32_parameters_and_statistics():
     variables, (logits, updated) = trace(small(dtype="bfloat16"), IMAGE.shape)
     assert {x.dtype.name for x in jax.tree.leaves(variables)} == {"float32"}

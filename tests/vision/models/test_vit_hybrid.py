@@ -203,6 +203,7 @@ def small(dtype=None):
 IMAGE = jax.random.normal(jax.random.key(3), (5, 16, 16, 3))
 
 
+@pytest.mark.slow
 def test_it_learns_a_handful_of_images(overfit):
     losses = overfit(small(), IMAGE, steps=40, learning_rate=1e-2)
     assert losses[0] > 1 and losses[-1] < 0.1
