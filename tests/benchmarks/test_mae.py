@@ -21,7 +21,7 @@ def step(visible: int, depth: int) -> float:
     return 3 * (encoder + decoder) - 2 * 196 * 768**2
 
 
-@pytest.mark.parametrize("depth", [4, 8])
+@pytest.mark.parametrize("depth", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_flops_and_their_ratio(depth):
     batch = {"image": jnp.zeros((2, 224, 224, 3), jnp.uint8)}
     masked, every = (

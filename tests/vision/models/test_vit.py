@@ -87,9 +87,9 @@ def test_published_hugging_face_names_hold_the_same_weights(parity, imported):
         (vit.ViT_B8, 86_576_872),
         (vit.ViT_B16, 86_567_656),
         (vit.ViT_B32, 88_224_232),
-        (vit.ViT_L16, 304_326_632),
-        (vit.ViT_L32, 306_535_400),
-        (vit.ViT_H14, 632_045_800),
+        pytest.param(vit.ViT_L16, 304_326_632, marks=pytest.mark.slow),
+        pytest.param(vit.ViT_L32, 306_535_400, marks=pytest.mark.slow),
+        pytest.param(vit.ViT_H14, 632_045_800, marks=pytest.mark.slow),
     ],
 )
 def test_published_parameter_counts(make, expected, count_parameters):
@@ -106,7 +106,7 @@ def test_published_parameter_counts(make, expected, count_parameters):
         (vit.ViT_S32, 22_878_184),
         (vit.ViT_B16, 86_566_120),
         (vit.ViT_B32, 88_222_696),
-        (vit.ViT_H14, 632_043_240),
+        pytest.param(vit.ViT_H14, 632_043_240, marks=pytest.mark.slow),
     ],
 )
 def test_published_parameter_counts_of_average_pooling(
