@@ -19,7 +19,7 @@ def get_config(size="Base"):
         raise ValueError(f"size {size!r} is not one of {', '.join(STEPS)}")
     config = ConfigDict()
     config.seed = 0
-    # Rows of packed pairs: 26,624 tokens of each language, about 25,000 of them real.
+    # Rows of packed pairs: room for 26,624 tokens of each language.
     config.batch_size = 208
     config.total_steps = STEPS[size]
     vocab_size, length = 37_000, 256

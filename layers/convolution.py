@@ -15,6 +15,10 @@ from jax import lax
 
 from layers.dense import flat_dot_general
 
+# He's: torch initialises its ResNets so, by the outputs that an input reaches, where
+# `nn.initializers.he_normal` counts the inputs of an output.
+he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
 
 def product_conv_general_dilated(
     lhs: jax.Array,

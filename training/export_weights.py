@@ -8,7 +8,6 @@ moving average of the parameters is written where the run kept one. The room of 
 model (`vision`) brings the tables, in its `import_weights`.
 """
 
-import importlib
 import pathlib
 
 from absl import flags
@@ -54,6 +53,7 @@ def export_weights(
     """
     from training import config as configs
     from training import variables
+    from training.weight_files import room_of
 
     config = configs.read(workdir)
     step, tree = variables.read(workdir, step, ema=ema)
@@ -70,19 +70,6 @@ def export_weights(
         f"{out}: {len(tensors)} tensors, {numbers:,} numbers, of step {step} in the "
         f"naming {name!r}"
     )
-
-
-def room_of(config: dict) -> object:
-    """The module `import_weights` of the room that a config's model is from.
-
-    Raises:
-        RunError: the config names no model.
-    """
-    try:
-        room = config["task"]["model"]["type"].split(".")[0]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RunError("the config has no task.model.type; is it a run's?") from error
-    return importlib.import_module(f"{room}.import_weights")
 
 
 def main() -> int:

@@ -73,8 +73,8 @@ def import_weights(
 
     from training import checkpoint, loop, parameters, smoke
     from training import config as configs
-    from training.export_weights import room_of
     from training.run import Run
+    from training.weight_files import room_of
 
     config = configs.plain(config)
     if (workdir / checkpoint.FOLDER).exists():

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from training.errors import RunError
 from training.tensor_files import load_file, save_file
 from training.weight_naming import Layout, Naming
 
@@ -42,6 +43,19 @@ def namings_in(package: str) -> tuple[Naming, ...]:
     modules = [importlib.import_module(f"{package}.{name}") for name in names]
     tables = (getattr(module, "NAMINGS", ()) for module in modules)
     return tuple(naming for table in tables for naming in table)
+
+
+def room_of(config: Mapping[str, Any]) -> Any:
+    """The module `import_weights` of the room that a config's model is from.
+
+    Raises:
+        RunError: the config names no model.
+    """
+    try:
+        room = config["task"]["model"]["type"].split(".")[0]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunError("the config has no task.model.type; is it a run's?") from error
+    return importlib.import_module(f"{room}.import_weights")
 
 
 def convert(

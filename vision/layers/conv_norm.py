@@ -10,8 +10,6 @@ from layers.activations import Activation, activation_function
 from layers.convolution import Conv
 from layers.normalization import BatchNorm
 
-he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
-
 
 class ConvNorm(nn.Module):
     """A convolution without bias, BatchNorm, an activation. Submodules `conv`, `norm`.
@@ -35,7 +33,7 @@ class ConvNorm(nn.Module):
     activation: Activation | str = "relu"
     norm_momentum: float = 0.9
     norm_epsilon: float = 1e-3
-    kernel_init: nn.initializers.Initializer = he_normal
+    kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
     dtype: Any = None
     param_dtype: Any = jnp.float32
 

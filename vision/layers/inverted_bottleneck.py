@@ -19,13 +19,12 @@ import jax
 import jax.numpy as jnp
 
 from layers.activations import Activation, activation_function
-from layers.convolution import Conv
+from layers.convolution import Conv, he_normal_fan_out
 from layers.drop_path import DropPath
 from layers.normalization import BatchNorm
 from vision.layers.padding import padding_named
 from vision.layers.squeeze_excite import SqueezeExcite
 
-he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # A channel of a depthwise convolution feeds one channel, whatever their number.
 depthwise_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
@@ -182,7 +181,7 @@ def conv_norm(
         padding=padding_named(module.padding, kernel_size),
         feature_group_count=features if depthwise else 1,
         use_bias=False,
-        kernel_init=depthwise_normal if depthwise else he_normal,
+        kernel_init=depthwise_normal if depthwise else he_normal_fan_out,
         name=f"{name}_conv",
         **dtypes,
     )(x)

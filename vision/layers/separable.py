@@ -14,8 +14,6 @@ import jax.numpy as jnp
 from layers.convolution import Conv
 from layers.normalization import BatchNorm
 
-he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
-
 
 class SeparableConv(nn.Module):
     """One filter per channel, then a 1x1 convolution; nothing between, and no biases.
@@ -44,7 +42,7 @@ class SeparableConv(nn.Module):
         """[B, H, W, C] -> [B, H', W', features]."""
         options = {
             "use_bias": False,
-            "kernel_init": he_normal,
+            "kernel_init": nn.initializers.he_normal(),
             "dtype": self.dtype,
             "param_dtype": self.param_dtype,
         }

@@ -21,7 +21,7 @@ from layers.normalization import BatchNorm
 from layers.pooling import avg_pool, max_pool
 from vision.layers.padding import symmetric
 
-he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class DenseNet(nn.Module):
@@ -69,7 +69,7 @@ class DenseNet(nn.Module):
         if self.num_classes:
             self.head = Dense(
                 self.num_classes,
-                kernel_init=he_normal,
+                kernel_init=kaiming_normal,
                 dtype=self.dtype,
                 param_dtype=self.param_dtype,
             )
@@ -79,7 +79,7 @@ class DenseNet(nn.Module):
         """The output of every dense block, [B, H / s, W / s, C] at growing strides s; the
         last one normalised and activated."""
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv = partial(Conv, use_bias=False, kernel_init=he_normal, **dtypes)
+        conv = partial(Conv, use_bias=False, kernel_init=kaiming_normal, **dtypes)
         norm = partial(
             BatchNorm,
             use_running_average=not train,

@@ -18,14 +18,13 @@ import jax
 import jax.numpy as jnp
 
 from layers.activations import silu
-from layers.convolution import Conv
+from layers.convolution import Conv, he_normal_fan_out
 from layers.dense import Dense
 from layers.normalization import BatchNorm
 from vision.layers.inverted_bottleneck import (
     InvertedBottleneck,
     conv_norm,
     divisible,
-    he_normal,
 )
 from vision.layers.padding import tensorflow_same
 
@@ -80,7 +79,7 @@ class EfficientNet(nn.Module):
             divisible(self.head_width * self.width),
             kernel_size=(1, 1),
             use_bias=False,
-            kernel_init=he_normal,
+            kernel_init=he_normal_fan_out,
             **dtypes,
         )
         self.head_norm = BatchNorm(

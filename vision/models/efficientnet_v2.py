@@ -16,14 +16,13 @@ import jax
 import jax.numpy as jnp
 
 from layers.activations import silu
-from layers.convolution import Conv
+from layers.convolution import Conv, he_normal_fan_out
 from layers.dense import Dense
 from layers.normalization import BatchNorm
 from vision.layers.inverted_bottleneck import (
     FusedInvertedBottleneck,
     InvertedBottleneck,
     conv_norm,
-    he_normal,
 )
 from vision.layers.padding import tensorflow_same
 
@@ -98,7 +97,7 @@ class EfficientNetV2(nn.Module):
             self.head_width,
             kernel_size=(1, 1),
             use_bias=False,
-            kernel_init=he_normal,
+            kernel_init=he_normal_fan_out,
             **dtypes,
         )
         self.head_norm = BatchNorm(

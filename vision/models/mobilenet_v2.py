@@ -15,14 +15,13 @@ import jax
 import jax.numpy as jnp
 
 from layers.activations import relu6
-from layers.convolution import Conv
+from layers.convolution import Conv, he_normal_fan_out
 from layers.dense import Dense
 from layers.normalization import BatchNorm
 from vision.layers.inverted_bottleneck import (
     InvertedBottleneck,
     conv_norm,
     divisible,
-    he_normal,
 )
 
 
@@ -72,7 +71,7 @@ class MobileNetV2(nn.Module):
             divisible(self.head_width * max(1.0, self.width)),
             kernel_size=(1, 1),
             use_bias=False,
-            kernel_init=he_normal,
+            kernel_init=he_normal_fan_out,
             **dtypes,
         )
         self.head_norm = BatchNorm(

@@ -16,14 +16,13 @@ import jax
 import jax.numpy as jnp
 
 from layers.activations import hard_swish
-from layers.convolution import Conv
+from layers.convolution import Conv, he_normal_fan_out
 from layers.dense import Dense
 from layers.normalization import BatchNorm
 from vision.layers.inverted_bottleneck import (
     InvertedBottleneck,
     conv_norm,
     divisible,
-    he_normal,
 )
 
 # A stage: (stride, activation, squeeze-and-excitation, kernel, channels, (hidden, ...)),
@@ -85,7 +84,7 @@ class MobileNetV3(nn.Module):
             6 * divisible(channels * self.width),
             kernel_size=(1, 1),
             use_bias=False,
-            kernel_init=he_normal,
+            kernel_init=he_normal_fan_out,
             **dtypes,
         )
         self.head_norm = BatchNorm(

@@ -27,15 +27,13 @@ import jax
 import jax.numpy as jnp
 
 from layers.activations import relu
-from layers.convolution import Conv
+from layers.convolution import Conv, he_normal_fan_out
 from layers.dense import Dense
 from layers.normalization import BatchNorm
 from layers.pooling import max_pool
 from vision.layers.padding import symmetric
 from vision.layers.residual import BLOCKS, SHORTCUTS
 from vision.layers.squeeze_excite import SqueezeExcite
-
-he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class ResNet(nn.Module):
@@ -120,7 +118,7 @@ class ResNet(nn.Module):
     def stages(self, image: jax.Array, *, train: bool = False) -> tuple[jax.Array, ...]:
         """The output of every stage, [B, H / s, W / s, C] at growing strides s."""
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv = partial(Conv, use_bias=False, kernel_init=he_normal, **dtypes)
+        conv = partial(Conv, use_bias=False, kernel_init=he_normal_fan_out, **dtypes)
         norm = partial(
             BatchNorm,
             use_running_average=not train,

@@ -18,13 +18,11 @@ import jax
 import jax.numpy as jnp
 
 from layers.activations import relu
-from layers.convolution import Conv
+from layers.convolution import Conv, he_normal_fan_out
 from layers.dense import Dense
 from layers.normalization import BatchNorm
 from layers.pooling import max_pool
 from vision.layers.window_pooling import adaptive_avg_pool
-
-he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class VGG(nn.Module):
@@ -94,7 +92,7 @@ class VGG(nn.Module):
                     width,
                     (3, 3),
                     padding=1,
-                    kernel_init=he_normal,
+                    kernel_init=he_normal_fan_out,
                     name=f"stage_{i}_conv_{j}",
                     **dtypes,
                 )(x)
