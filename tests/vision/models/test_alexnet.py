@@ -124,6 +124,7 @@ def test_biases_start_as_in_the_paper():
     assert set(start(AlexNetOneStream(num_classes=3, **TINY)).values()) == {0.0}
 
 
+@pytest.mark.slow
 def test_it_learns_a_handful_of_images(overfit):
     model = AlexNetOneStream(num_classes=3, dropout_rate=0.0, **TINY)
     losses = overfit(model, IMAGE, steps=40, learning_rate=3e-3)

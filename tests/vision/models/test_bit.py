@@ -191,6 +191,7 @@ def test_googles_files_fill_it(tmp_path):
         convert(weights, template)
 
 
+@pytest.mark.slow
 def test_it_learns_a_handful_of_images(overfit):
     model = small(stage_sizes=(1,), stage_widths=(8,))
     losses = overfit(model, IMAGE, steps=40, learning_rate=1e-2)

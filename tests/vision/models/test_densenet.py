@@ -178,6 +178,7 @@ def test_training_updates_statistics_and_evaluation_does_not(random_variables):
         assert not np.array_equal(old, new)
 
 
+@pytest.mark.slow
 def test_it_learns_a_handful_of_images(overfit):
     losses = overfit(small(block_sizes=(1, 1)), IMAGE, steps=40, learning_rate=1e-2)
     assert losses[0] > 0.8 and losses[-1] < 0.3

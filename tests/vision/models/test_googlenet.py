@@ -117,6 +117,7 @@ def test_training_updates_statistics_and_evaluation_does_not(trained):
         assert not np.array_equal(old, new)
 
 
+@pytest.mark.slow
 def test_an_auxiliary_loss_reaches_the_blocks_below_it_only(
     random_variables, few_blocks
 ):

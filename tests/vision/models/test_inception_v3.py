@@ -125,6 +125,7 @@ def shapes_of(model, shape, **options):
     return jax.eval_shape(trace, jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_auxiliary_logits_in_training_only():
     model = small(auxiliary=True)
     variables, (outputs, _) = shapes_of(model, (2, 299, 299, 3))

@@ -162,6 +162,7 @@ def test_half_precision_keeps_float32_parameters_and_statistics():
     assert logits.dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_it_learns_a_handful_of_images(overfit):
     losses = overfit(small(), IMAGE, steps=40, learning_rate=1e-2)
     assert losses[0] > 0.8 and losses[-1] < 0.2

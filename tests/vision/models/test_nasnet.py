@@ -153,6 +153,7 @@ def test_what_the_cell_behind_a_reduction_reads(skip):
     assert kernel.shape == (1, 1, 4 * 2 if skip else 6 * 4, 4)
 
 
+@pytest.mark.slow
 def test_auxiliary_logits_in_training_only():
     model = small(auxiliary=True)
     variables, (outputs, _) = trace(model, (2, 96, 96, 3))

@@ -168,6 +168,7 @@ def test_training_updates_statistics_and_evaluation_does_not(random_variables):
         assert not np.array_equal(old, new)
 
 
+@pytest.mark.slow
 def test_it_learns_a_handful_of_images(overfit, random_variables):
     model = small()
     # Its start is drawn by numpy: compiling `init` takes longer than the training.
