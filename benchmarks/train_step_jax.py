@@ -6,7 +6,9 @@ counterpart in Flax replaced by it, and without compiler options: what the same 
 model code would be with `nn.Dense`, `nn.Conv`, `nn.BatchNorm` and so on.
 """
 
+import copy
 import functools
+import operator
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -15,6 +17,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from benchmarks.train_step_contestant import Trainer, fastest
@@ -39,12 +42,12 @@ def build(spec: Mapping[str, Any]) -> Trainer:
     plain = spec["contestant"] == "linen"
     variants = [{}]
     on_gpu = spec["device"] == "gpu" and spec["dtype"] == "bfloat16"
-    if row.attention_field and on_gpu and not plain:
-        variants = [{row.attention_field: name} for name in ("xla", "cudnn")]
+    if row.attention_fields and on_gpu and not plain:
+        variants = [{"attention": name} for name in ("xla", "cudnn")]
 
-    def trainer(fields: Mapping[str, Any]) -> JaxTrainer:
+    def trainer(variant: Mapping[str, str]) -> JaxTrainer:
         return JaxTrainer(
-            row, spec["batch_size"], dtype=spec["dtype"], plain=plain, fields=fields
+            row, spec["batch_size"], dtype=spec["dtype"], plain=plain, **variant
         )
 
     return fastest(variants, trainer)
@@ -56,7 +59,7 @@ class JaxTrainer:
     Args:
         plain: Linen's layers and XLA's own options. They stay replaced in this process
             until `restore` is called: functions are traced at the first step.
-        fields: more fields of the model.
+        attention: value of the row's `attention_fields`; None leaves them alone.
     """
 
     def __init__(
@@ -66,18 +69,15 @@ class JaxTrainer:
         *,
         dtype: str,
         plain: bool,
-        fields: Mapping[str, Any] = types.MappingProxyType({}),
+        attention: str | None = None,
     ):
-        model = {**row.task["model"], "dtype": dtype, **fields}
-        task = config.build({**row.task, "model": model})
+        task = config.build(task_node(row, dtype, attention))
         optimizer = _optimizer(row.optimizer)
         self.restore = replace_layers() if plain else lambda: None
         self._device = jax.devices()[0]
         # Bound to no device, like the state: else the second step would compile again.
         self._batch = jax.device_put(random_batch(row, batch_size))
-        create = functools.partial(state.create, task, optimizer, seed=0, ema=False)
-        few = jax.tree.map(lambda x: x[:2], self._batch)
-        self.state = jax.jit(create)(few)
+        self.state = jax.device_put(initial_state(row, dtype, optimizer))
         options = {} if plain else compilation.compiler_options(devices=1)
         self._update = jax.jit(
             functools.partial(step.train_step, task=task, optimizer=optimizer),
@@ -112,6 +112,27 @@ class JaxTrainer:
 
     def reset_device_peak(self) -> None:
         """JAX cannot; initialisation needs less than a step."""
+
+
+def initial_state(row: Row, dtype: str, optimizer: Any) -> state.TrainState:
+    """Made on the CPU, where the program compiles sooner than on a GPU: numpy arrays."""
+    task = config.build(task_node(row, dtype, "einsum"))
+    create = functools.partial(state.create, task, optimizer, seed=0, ema=False)
+    with jax.default_device(jax.devices("cpu")[0]):
+        return jax.tree.map(np.asarray, jax.jit(create)(random_batch(row, 2)))
+
+
+def task_node(row: Row, dtype: str, attention: str | None = None) -> dict[str, Any]:
+    """A row's task with these fields of its model."""
+    node = copy.deepcopy(dict(row.task))
+    model = node["model"]
+    for part in (model, model.get("backbone")):
+        if part is not None:
+            part["dtype"] = dtype
+    for path in row.attention_fields if attention is not None else ():
+        *owners, field = path.split(".")
+        functools.reduce(operator.getitem, owners, model)[field] = attention
+    return node
 
 
 def _optimizer(name: str) -> optax.GradientTransformation:

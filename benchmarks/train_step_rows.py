@@ -34,15 +34,16 @@ class Row:
     """One model in every formulation.
 
     Args:
-        task: config node of our task with its model, to which `dtype` is added.
-        torch: 'timm:NAME' or a class of `benchmarks.train_step_torch`.
+        task: config node of our task with its model, to which, and to whose backbone,
+            `dtype` is added.
+        torch: 'timm:NAME' or a key of `benchmarks.train_step_torch_models.MODELS`.
         arrays: the batch, by the keys that our task reads.
         optimizer: a key of `OPTIMIZERS`.
         batch_size: by device, 'cpu' and 'gpu'.
         objective: a key of `benchmarks.train_step_torch.LOSSES`.
         convolutional: torch also tries its channels-last layout.
-        attention_field: field of our model that chooses the attention's implementation;
-            on GPUs in bfloat16 cuDNN's is tried too.
+        attention_fields: paths of the fields of our model that choose the attention's
+            implementation; on GPUs in bfloat16 cuDNN's is tried too.
     """
 
     task: Mapping[str, Any]
@@ -52,7 +53,7 @@ class Row:
     batch_size: Mapping[str, int]
     objective: str = "classification"
     convolutional: bool = False
-    attention_field: str | None = None
+    attention_fields: tuple[str, ...] = ()
 
 
 def classification(model: str, *, size: int, num_classes: int) -> dict[str, Any]:
@@ -68,20 +69,39 @@ def classification(model: str, *, size: int, num_classes: int) -> dict[str, Any]
     }
 
 
+def language_modeling(model: str, *, length: int, **fields: Any) -> dict[str, Any]:
+    """A row's entries for a causal language model on rows of `length` targets."""
+    return {
+        "task": {
+            "type": "nlp.tasks.language_modeling.LanguageModeling",
+            "model": {
+                "type": f"nlp.models.gpt.{model}",
+                "max_length": length,
+                **fields,
+            },
+        },
+        "torch": "GPT",
+        "arrays": {"tokens": Array((length + 1,), fields["vocab_size"])},
+        "optimizer": "adamw",
+        "objective": "language_modeling",
+        "attention_fields": ("attention_implementation",),
+    }
+
+
 ROWS = {
     "vit_ti16": Row(
         **classification("vit.ViT_Ti16", size=224, num_classes=1000),
         torch="timm:vit_tiny_patch16_224",
         optimizer="adamw",
         batch_size={"cpu": 16, "gpu": 512},
-        attention_field="attention_implementation",
+        attention_fields=("attention_implementation",),
     ),
     "vit_b16": Row(
         **classification("vit.ViT_B16", size=224, num_classes=1000),
         torch="timm:vit_base_patch16_224",
         optimizer="adamw",
         batch_size={"cpu": 16, "gpu": 256},
-        attention_field="attention_implementation",
+        attention_fields=("attention_implementation",),
     ),
     "mixer_s16": Row(
         **classification("mlp_mixer.MlpMixer_S16", size=224, num_classes=1000),
@@ -103,13 +123,43 @@ ROWS = {
         batch_size={"cpu": 8, "gpu": 256},
         convolutional=True,
     ),
-}
-
-# Named by the project's plan; each becomes an entry above once the model exists.
-PLANNED = {
-    "mae_vit_b16": "masked autoencoder, ViT-B/16",
-    "gpt_6l": "GPT, 6 layers, 384 wide",
-    "gpt2_124m": "GPT-2, 124M parameters",
+    "mae_vit_b16": Row(
+        task={
+            "type": "vision.tasks.masked_autoencoding.MaskedAutoencoding",
+            "model": {
+                "type": "vision.models.mae.MAE",
+                "backbone": {
+                    "type": "vision.models.vit.ViT_B16",
+                    "num_classes": 0,
+                    "positions": "sincos2d_mae",
+                },
+            },
+            "normalize_target": True,
+            "mean": (0.0,),
+            "std": (1.0,),
+        },
+        torch="MaskedAutoencoder",
+        arrays={"image": Array((224, 224, 3))},
+        optimizer="adamw",
+        batch_size={"cpu": 8, "gpu": 256},
+        objective="masked_autoencoding",
+        attention_fields=(
+            "attention_implementation",
+            "backbone.attention_implementation",
+        ),
+    ),
+    # Characters of Shakespeare.
+    "gpt_6l": Row(
+        **language_modeling(
+            "GPT", length=256, vocab_size=65, num_layers=6, num_heads=6, embed_dim=384
+        ),
+        batch_size={"cpu": 8, "gpu": 64},
+    ),
+    # The vocabulary is GPT-2's, made a multiple of 128 on both sides.
+    "gpt2_124m": Row(
+        **language_modeling("GPT2_S", length=1024, vocab_size=50_304),
+        batch_size={"cpu": 1, "gpu": 16},
+    ),
 }
 
 

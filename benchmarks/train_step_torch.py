@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from benchmarks.train_step_contestant import Trainer, fastest
 from benchmarks.train_step_rows import OPTIMIZERS, ROWS, Row, random_batch
+from benchmarks.train_step_torch_models import MODELS, patch_sequence
 
 
 def build(spec: Mapping[str, Any]) -> Trainer:
@@ -134,18 +135,37 @@ def _classification(model: nn.Module, batch: Mapping[str, torch.Tensor]):
     return F.cross_entropy(model(batch["image"]).float(), batch["label"])
 
 
-LOSSES: dict[str, Callable[..., torch.Tensor]] = {"classification": _classification}
+def _language_modeling(model: nn.Module, batch: Mapping[str, torch.Tensor]):
+    logits = model(batch["tokens"][:, :-1]).float()
+    return F.cross_entropy(logits.flatten(0, 1), batch["tokens"][:, 1:].flatten())
+
+
+def _masked_autoencoding(model: nn.Module, batch: Mapping[str, torch.Tensor]):
+    prediction, hidden = model(batch["image"])
+    target = patch_sequence(batch["image"].float())
+    variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
+    target = (target - mean) / (variance + 1e-6).sqrt()
+    error = ((prediction.float() - target) ** 2).mean(-1)
+    return (error * hidden).sum() / hidden.sum()
+
+
+LOSSES: dict[str, Callable[..., torch.Tensor]] = {
+    "classification": _classification,
+    "language_modeling": _language_modeling,
+    "masked_autoencoding": _masked_autoencoding,
+}
 
 
 def make_model(row: Row) -> nn.Module:
     """A row's model in torch, freshly initialised."""
     source, _, name = row.torch.rpartition(":")
-    num_classes = row.task["model"].get("num_classes")
-    if source != "timm":
-        return globals()[name](num_classes)
     with _without_torchvision():
+        if source != "timm":
+            return MODELS[name](row)
         import timm
-    return timm.create_model(name, pretrained=False, num_classes=num_classes)
+
+        num_classes = row.task["model"]["num_classes"]
+        return timm.create_model(name, pretrained=False, num_classes=num_classes)
 
 
 def _to_torch(array, device, dtype, memory_format) -> torch.Tensor:
@@ -168,45 +188,6 @@ def _optimizer(name: str, model: nn.Module) -> torch.optim.Optimizer:
 
 def _version(package: str) -> str | None:
     return getattr(sys.modules.get(package), "__version__", None)
-
-
-class CifarResNet20(nn.Module):
-    """He's 20-layer network for 32x32 images, shortcuts without parameters."""
-
-    def __init__(self, num_classes: int):
-        super().__init__()
-        self.stem = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(16)
-        widths = (16, 16, 16, 16, 32, 32, 32, 64, 64, 64)
-        self.blocks = nn.Sequential(
-            *(_CifarBlock(*pair) for pair in itertools.pairwise(widths))
-        )
-        self.head = nn.Linear(64, num_classes)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """[B, 3, H, W] -> [B, num_classes]."""
-        x = F.relu(self.norm(self.stem(image)))
-        return self.head(self.blocks(x).mean((2, 3)))
-
-
-class _CifarBlock(nn.Module):
-    def __init__(self, before: int, width: int):
-        super().__init__()
-        self.stride, self.new = (1, 0) if before == width else (2, width - before)
-        self.conv_0 = nn.Conv2d(
-            before, width, 3, stride=self.stride, padding=1, bias=False
-        )
-        self.norm_0 = nn.BatchNorm2d(width)
-        self.conv_1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.norm_1 = nn.BatchNorm2d(width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = F.relu(self.norm_0(self.conv_0(x)))
-        y = self.norm_1(self.conv_1(y))
-        if self.new:
-            x = x[:, :, :: self.stride, :: self.stride]
-            x = F.pad(x, (0, 0, 0, 0, 0, self.new))
-        return F.relu(y + x)
 
 
 class _Anything(type):

@@ -16,8 +16,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from layers.attention_implementations import (
+    causal_part,
+    einsum_attention,
+    even_pairs,
+    jax_attention,
+    to_even,
+)
 from layers.dense import DenseGeneral
-from layers.masks import causal_mask, combine_masks
+from layers.masks import combine_masks
 from layers.positions import rotary
 
 IMPLEMENTATIONS = ("einsum", "xla", "cudnn")
@@ -32,6 +39,7 @@ def dot_product_attention(
     mask: jax.Array | None = None,
     bias: jax.Array | None = None,
     causal: bool = False,
+    num_keys: int | None = None,
     scale: float | None = None,
     implementation: str | None = None,
     dropout_rate: float = 0.0,
@@ -49,16 +57,14 @@ def dot_product_attention(
         mask: bool [B or 1, N or 1, T or 1, S]; True = may attend.
         bias: float, same shapes as the mask, finite; what is forbidden belongs in the mask.
         causal: query t sees keys 0 to t only; cuDNN then skips the others.
+        num_keys: the keys from here on are padding, which no query sees; None for S.
         scale: None for 1 / sqrt(H).
-        implementation: 'einsum' is the reference, written out below; 'xla' and 'cudnn'
+        implementation: 'einsum' is the reference, written out; 'xla' and 'cudnn'
             (flash attention: NVIDIA GPUs, half precision, some shapes) are those of
-            `jax.nn.dot_product_attention`; None chooses 'einsum' on CPU, where it is the
-            faster, and 'xla' elsewhere. Weights and dropout exist in 'einsum' alone, which
-            None then chooses everywhere.
-        dropout_rate: of the weights, if there is a `dropout_rng`.
-        dropout_rng: PRNG key, or None for no dropout.
-        return_weights: also return the weights, computed by 'einsum' whatever the
-            implementation.
+            `jax.nn.dot_product_attention`; None is 'einsum' on CPU, where it is the faster,
+            and for weights and dropout, which the others lack; 'xla' elsewhere.
+        dropout_rate, dropout_rng: of the weights; a PRNG key, or None for no dropout.
+        return_weights: also return the weights, which 'einsum' then computes.
 
     Returns:
         [B, T, N, H], or that and the weights [B, N, T, S], after dropout.
@@ -66,22 +72,31 @@ def dot_product_attention(
     Raises:
         ValueError: unknown or unusable implementation; a mask of another shape or dtype.
     """
+    _check_mask(mask)
+    scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
+    drops = dropout_rate > 0.0 and dropout_rng is not None
+    implementation = _choose(implementation, drops, return_weights)
+    if num_keys is not None and (mask is not None or implementation != "cudnn"):
+        seen = (jnp.arange(key.shape[1]) < num_keys)[None, None, None]
+        mask, num_keys = combine_masks(mask, seen), None
+    if implementation != "einsum":
+        return jax_attention(
+            (query, key, value), mask, bias, num_keys, causal, scale, implementation
+        )
+    allowed = combine_masks(mask, causal_part(causal, query, key))
+    rate = dropout_rate if drops else 0.0
+    output, weights = einsum_attention(
+        query * scale, key, value, allowed, bias, rate, dropout_rng
+    )
+    return (output, weights()) if return_weights else output
+
+
+def _check_mask(mask: jax.Array | None) -> None:
     if mask is not None and (mask.ndim != 4 or mask.dtype != jnp.bool_):
         raise ValueError(
             f"attention mask is {mask.dtype} of shape {mask.shape}; it must be bool "
             f"{MASK_SHAPE}, True where a query may attend"
         )
-    scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
-    drops = dropout_rate > 0.0 and dropout_rng is not None
-    implementation = _choose(implementation, drops, return_weights)
-    if implementation == "einsum":
-        allowed = combine_masks(mask, _causal(causal, query, key))
-        rate = dropout_rate if drops else 0.0
-        output, weights = _einsum_attention(
-            query * scale, key, value, allowed, bias, rate, dropout_rng
-        )
-        return (output, weights()) if return_weights else output
-    return _jax_attention(query, key, value, mask, bias, causal, scale, implementation)
 
 
 def _choose(implementation: str | None, drops: bool, return_weights: bool) -> str:
@@ -104,72 +119,6 @@ def _choose(implementation: str | None, drops: bool, return_weights: bool) -> st
             f"{jax.default_backend()}; choose 'xla'"
         )
     return "einsum" if return_weights else implementation
-
-
-def _causal(causal: bool, query: jax.Array, key: jax.Array) -> jax.Array | None:
-    """bool [1, 1, T, S], or None where everything is allowed."""
-    if not causal:
-        return None
-    T, S = query.shape[1], key.shape[1]
-    return causal_mask(max(T, S))[:, :, :T, :S]
-
-
-def _jax_attention(query, key, value, mask, bias, causal, scale, implementation):
-    """That of JAX, with zeros for queries that may attend nowhere."""
-    output = jax.nn.dot_product_attention(
-        query,
-        key,
-        value,
-        bias=bias,
-        mask=mask,
-        scale=scale,
-        is_causal=causal,
-        implementation=implementation,
-    )
-    if mask is None:
-        return output
-    allowed = combine_masks(mask, _causal(causal, query, key)).any(-1)  # [B, N, T]
-    return jnp.where(allowed.swapaxes(1, 2)[..., None], output, 0)
-
-
-def _einsum_attention(query, key, value, mask, bias, dropout_rate, dropout_rng):
-    """The reference: (output [B, T, N, H], a function returning weights [B, N, T, S]).
-
-    Why transposed first: XLA on CPU computes products batched over the leading dimensions
-    faster than over [B, :, N]. Why divided last: the softmax's sums then divide [T, H] and
-    not [T, S]. Accelerators compute the same either way.
-    """
-    B, T, N, H = query.shape
-    S, K = key.shape[1:3]
-    if N % K:
-        raise ValueError(f"{N} query heads are not a multiple of {K} key heads")
-    wide = jnp.promote_types(query.dtype, jnp.float32)
-    # Query heads that share a key head become rows of one product: [B, K, N / K * T, H].
-    query = query.transpose(0, 2, 1, 3).reshape(B, K, -1, H)
-    key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
-    logits = jnp.einsum("BKTH,BKSH->BKTS", query, key, preferred_element_type=wide)
-    logits = logits.reshape(B, N, T, S)
-    if bias is not None:
-        logits += bias
-    if mask is not None:
-        logits = jnp.where(mask, logits, jnp.finfo(wide).min)
-    largest = lax.stop_gradient(logits.max(-1, keepdims=True))
-    exponentials = jnp.exp(logits - largest)
-    sums = exponentials.sum(-1, keepdims=True)
-    if dropout_rate:
-        kept = jax.random.bernoulli(dropout_rng, 1.0 - dropout_rate, (B, N, T, S))
-        exponentials = jnp.where(kept, exponentials / (1.0 - dropout_rate), 0)
-
-    def divide(x: jax.Array) -> jax.Array:
-        """By the softmax's sums; zeros for queries that may attend nowhere."""
-        x = x / sums
-        return x if mask is None else jnp.where(mask.any(-1, keepdims=True), x, 0)
-
-    rows = exponentials.astype(value.dtype).reshape(B, K, -1, S)
-    output = jnp.einsum("BKTS,BKSH->BKTH", rows, value, preferred_element_type=wide)
-    output = divide(output.reshape(B, N, T, H)).astype(value.dtype)
-    output = output.transpose(0, 2, 1, 3)
-    return output, lambda: divide(exponentials).astype(value.dtype)
 
 
 class MultiHeadAttention(nn.Module):
@@ -261,8 +210,16 @@ class MultiHeadAttention(nn.Module):
             ValueError: `num_heads` does not divide D and there is no `head_dim`; there is
                 neither a memory nor one in the cache.
         """
+        length, num_keys = query.shape[1], None
+        alone = memory is None and cache_length is None and attend is None
+        alone &= not (return_weights or self._sows())
+        if self.implementation == "cudnn" and length % 2 and alone:
+            query, num_keys = to_even(query, 1), None if self.causal else length
+            mask, bias = even_pairs(mask, bias)
         if positions is None:
             positions = jnp.arange(query.shape[1], dtype=jnp.int32)
+        elif positions.shape[-1] != query.shape[1]:
+            positions = to_even(positions, -1)
         key, value = self._key_and_value(query, memory, positions, cache_length)
         query_heads = self._query(query, positions)
         out = self._dense(self.out_dim or query.shape[-1], "out", axis=(-2, -1))
@@ -272,10 +229,11 @@ class MultiHeadAttention(nn.Module):
         if cache_length is not None and not self.cross:
             seen = jnp.arange(cache_length) <= positions[:, None]
             mask, causal = combine_masks(mask, seen[None, None]), False
-        options = {"mask": mask, "bias": bias, "causal": causal}
+        options = {"mask": mask, "bias": bias, "causal": causal, "num_keys": num_keys}
         heads = (query_heads, key, value)
         attended, weights = self._attend(heads, train, return_weights, options)
-        return (out(attended), weights) if return_weights else out(attended)
+        result = out(attended)[:, :length]
+        return (result, weights) if return_weights else result
 
     def _attend(
         self,
@@ -285,9 +243,7 @@ class MultiHeadAttention(nn.Module):
         options: dict[str, Any],
     ) -> tuple[jax.Array, jax.Array | None]:
         """[B, T, N, H], and the weights if someone wants them."""
-        sows = not self.is_initializing() and self.is_mutable_collection(
-            "attention_weights"
-        )
+        sows = self._sows()
         drops = train and self.dropout_rate > 0.0
         attended = dot_product_attention(
             *heads,
@@ -303,6 +259,12 @@ class MultiHeadAttention(nn.Module):
         if sows:
             self.sow("attention_weights", "weights", attended[1])
         return attended
+
+    def _sows(self) -> bool:
+        """Whether the weights are to be kept in their collection."""
+        return not self.is_initializing() and self.is_mutable_collection(
+            "attention_weights"
+        )
 
     def _query(self, query: jax.Array, positions: jax.Array) -> jax.Array:
         """[B, T, N, H]."""

@@ -191,6 +191,55 @@ class BatchNorm(nn.Module):
         return y.astype(dtype)
 
 
+def layer_norm(
+    x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, epsilon: float
+) -> jax.Array:
+    """Normalises over the last dimension.
+
+    Why faster: the closed form keeps the input and two numbers a position, where autodiff
+    keeps and reads float32 copies of it. Reverse-mode differentiation only.
+
+    Args:
+        x: [..., D].
+        scale, bias: [D], or None for ones and zeros.
+        epsilon: added to the variance.
+
+    Returns:
+        [..., D], float32 or wider.
+    """
+    return _layer_norm(x, scale, bias, epsilon)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _layer_norm(x, scale, bias, epsilon):
+    return _layer_norm_forward(x, scale, bias, epsilon)[0]
+
+
+def _layer_norm_forward(x, scale, bias, epsilon):
+    wide = x.astype(_wide(x.dtype))
+    mean = wide.mean(-1, keepdims=True)
+    centered = wide - mean
+    inverse = lax.rsqrt(jnp.square(centered).mean(-1, keepdims=True) + epsilon)
+    y = _affine(centered * inverse, scale, bias)
+    return y, (x, scale, bias, mean, inverse)
+
+
+def _layer_norm_backward(epsilon, residuals, dy):
+    del epsilon
+    x, scale, bias, mean, inverse = residuals
+    normalized = (x.astype(mean.dtype) - mean) * inverse
+    rows = tuple(range(x.ndim - 1))
+    dscale = None if scale is None else (dy * normalized).sum(rows).astype(scale.dtype)
+    dbias = None if bias is None else dy.sum(rows).astype(bias.dtype)
+    dy = _affine(dy, scale, None)
+    along = (dy * normalized).mean(-1, keepdims=True)
+    dx = inverse * (dy - dy.mean(-1, keepdims=True) - normalized * along)
+    return dx.astype(x.dtype), dscale, dbias
+
+
+_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
 class LayerNorm(nn.Module):
     """Normalises each position over its last dimension.
 
@@ -212,11 +261,7 @@ class LayerNorm(nn.Module):
         """x: [..., D] -> [..., D]."""
         scale, bias = _scale_and_bias(self, (x.shape[-1],))
         dtype = nn.dtypes.canonicalize_dtype(x, scale, bias, dtype=self.dtype)
-        wide = x.astype(_wide(x.dtype))
-        centered = wide - wide.mean(-1, keepdims=True)
-        variance = jnp.square(centered).mean(-1, keepdims=True)
-        y = centered * lax.rsqrt(variance + self.epsilon)
-        return _affine(y, scale, bias).astype(dtype)
+        return layer_norm(x, scale, bias, self.epsilon).astype(dtype)
 
 
 class RMSNorm(nn.Module):

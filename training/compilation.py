@@ -46,8 +46,12 @@ _OVERLAP_OPTIONS = {
     },
 }
 # Makes every operation an event of a trace. The option in XLA_FLAGS would do as well, but
-# there a jaxlib that does not know it ends the process.
-_TRACE_OPTIONS = {"cpu": {"xla_cpu_enable_xprof_traceme": True}}
+# there a jaxlib that does not know it ends the process. On GPUs, operations launched
+# together would be one event: let no graph be large enough.
+_TRACE_OPTIONS = {
+    "cpu": {"xla_cpu_enable_xprof_traceme": True},
+    "gpu": {"xla_gpu_graph_min_graph_size": 1_000_000},
+}
 
 # Compilations shorter than this are not worth a file; JAX's own bound is 1 s.
 _CACHE_SECONDS = 0.2

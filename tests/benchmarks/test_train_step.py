@@ -1,5 +1,6 @@
 """The step benchmark: equal formulations, fair turns, contestants that are absent or die."""
 
+import operator
 import os
 import sys
 
@@ -69,8 +70,11 @@ def start(tmp_path):
     return start
 
 
-def test_contestants_take_turns(start):
-    results = train_step.compete(start, ["first", "second"], rounds=3, steps=2)
+@pytest.mark.parametrize("together", [False, True])
+def test_contestants_take_turns(start, together):
+    results = train_step.compete(
+        start, ["first", "second"], rounds=3, steps=2, together=together
+    )
     lines = start.log.read_text().split("\n")[:-1]
     assert lines == [
         *("first 2", "second 2"),
@@ -193,7 +197,6 @@ def test_the_table_names_who_is_absent_and_who_failed():
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--models=gpt2_124m", "not yet in the project"),
         ("--models=vit_b17", "unknown model 'vit_b17'"),
         ("--contestants=ours,caffe", "unknown contestant 'caffe'"),
         ("--torch_python=/nowhere/python", "no interpreter"),
@@ -217,8 +220,11 @@ def test_a_row_is_a_task_and_a_batch_that_fits_it(name):
     task = config.build(row.task)
     task.check(rows.random_batch(row, 2))
     assert row.optimizer in rows.OPTIMIZERS
-    if row.attention_field:
-        assert hasattr(task.model, row.attention_field)
+    chosen = config.build(jax_side.task_node(row, "bfloat16", "cudnn"))
+    for path in row.attention_fields:
+        assert operator.attrgetter(path)(chosen.model) == "cudnn"
+        assert operator.attrgetter(path)(task.model) is None
+    assert chosen.model.dtype == "bfloat16" and task.model.dtype is None
 
 
 def small(model, optimizer, size, **fields):

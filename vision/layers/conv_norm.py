@@ -1,4 +1,7 @@
-"""Convolution, batch normalisation, activation: the unit that most networks repeat."""
+"""Convolution, batch normalisation, activation: the unit that most networks repeat.
+
+`ConvNorm` is the unit as a module; `conv_norm` its linear part as submodules of the caller.
+"""
 
 from typing import Any
 
@@ -7,8 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from layers.activations import Activation, activation_function
-from layers.convolution import Conv
+from layers.convolution import Conv, he_normal_fan_out
 from layers.normalization import BatchNorm
+from vision.layers.padding import padding_named
+
+# A channel of a depthwise convolution feeds one channel, whatever their number.
+depthwise_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class ConvNorm(nn.Module):
@@ -40,23 +47,71 @@ class ConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """[B, H, W, C] -> [B, H', W', features]."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        square = isinstance(self.kernel_size, int)
-        x = Conv(
+        x = conv_norm(
+            self,
+            "",
+            x,
             self.features,
-            kernel_size=(self.kernel_size,) * 2 if square else self.kernel_size,
-            strides=self.strides,
+            kernel_size=self.kernel_size,
+            stride=self.strides,
             padding=self.padding,
-            use_bias=False,
             kernel_init=self.kernel_init,
-            name="conv",
-            **dtypes,
-        )(x)
-        x = BatchNorm(
-            use_running_average=not train,
-            momentum=self.norm_momentum,
-            epsilon=self.norm_epsilon,
-            name="norm",
-            **dtypes,
-        )(x)
+            train=train,
+        )
         return activation_function(self.activation)(x)
+
+
+def conv_norm(
+    module: nn.Module,
+    name: str,
+    x: jax.Array,
+    features: int,
+    *,
+    kernel_size: int | tuple[int, int] = 1,
+    stride: int = 1,
+    padding: Any = None,
+    depthwise: bool = False,
+    kernel_init: nn.initializers.Initializer | None = None,
+    train: bool,
+) -> jax.Array:
+    """A convolution without bias and its BatchNorm, as `<name>_conv` and `<name>_norm`.
+
+    Args:
+        module: gives norm_momentum, norm_epsilon and dtypes; the two become its submodules.
+        name: of the two; '' calls them `conv` and `norm`.
+        x: [B, H, W, C].
+        features: channels of the result.
+        kernel_size, stride: of the convolution, in pixels.
+        padding: as in `layers.convolution.Conv`; None for what the module's `padding` names,
+            'symmetric' or 'SAME'.
+        depthwise: each channel by itself.
+        kernel_init: None for He's, by the fan that the kind of convolution keeps constant.
+        train: whether the batch's statistics normalise, and are stored.
+
+    Returns:
+        [B, H', W', features]; under either named padding H' is H / stride, rounded up.
+    """
+    dtypes = {"dtype": module.dtype, "param_dtype": module.param_dtype}
+    prefix = f"{name}_" if name else ""
+    square = isinstance(kernel_size, int)
+    x = Conv(
+        features,
+        kernel_size=(kernel_size, kernel_size) if square else kernel_size,
+        strides=stride,
+        padding=padding_named(module.padding, kernel_size)
+        if padding is None
+        else padding,
+        feature_group_count=features if depthwise else 1,
+        use_bias=False,
+        kernel_init=kernel_init
+        or (depthwise_normal if depthwise else he_normal_fan_out),
+        name=f"{prefix}conv",
+        **dtypes,
+    )(x)
+    return BatchNorm(
+        use_running_average=not train,
+        momentum=module.norm_momentum,
+        epsilon=module.norm_epsilon,
+        name=f"{prefix}norm",
+        **dtypes,
+    )(x)

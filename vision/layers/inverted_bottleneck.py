@@ -19,14 +19,9 @@ import jax
 import jax.numpy as jnp
 
 from layers.activations import Activation, activation_function
-from layers.convolution import Conv, he_normal_fan_out
 from layers.drop_path import DropPath
-from layers.normalization import BatchNorm
-from vision.layers.padding import padding_named
+from vision.layers.conv_norm import conv_norm
 from vision.layers.squeeze_excite import SqueezeExcite
-
-# A channel of a depthwise convolution feeds one channel, whatever their number.
-depthwise_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 def divisible(channels: float, divisor: int = 8) -> int:
@@ -145,53 +140,6 @@ class FusedInvertedBottleneck(nn.Module):
         if wide:
             y = conv_norm(self, "project", y, self.features, train=train)
         return add_shortcut(self, x, y, train=train)
-
-
-def conv_norm(
-    module: nn.Module,
-    name: str,
-    x: jax.Array,
-    features: int,
-    *,
-    kernel_size: int = 1,
-    stride: int = 1,
-    depthwise: bool = False,
-    train: bool,
-) -> jax.Array:
-    """A convolution without bias and its BatchNorm, as `<name>_conv` and `<name>_norm`.
-
-    Args:
-        module: gives padding, norm_momentum, norm_epsilon and dtypes; the two become its
-            submodules.
-        name: of the two.
-        x: [B, H, W, C].
-        features: channels of the result.
-        kernel_size, stride: of the convolution, in pixels.
-        depthwise: each channel by itself.
-        train: whether the batch's statistics normalise, and are stored.
-
-    Returns:
-        [B, H / stride, W / stride, features].
-    """
-    dtypes = {"dtype": module.dtype, "param_dtype": module.param_dtype}
-    x = Conv(
-        features,
-        kernel_size=(kernel_size, kernel_size),
-        strides=stride,
-        padding=padding_named(module.padding, kernel_size),
-        feature_group_count=features if depthwise else 1,
-        use_bias=False,
-        kernel_init=depthwise_normal if depthwise else he_normal_fan_out,
-        name=f"{name}_conv",
-        **dtypes,
-    )(x)
-    return BatchNorm(
-        use_running_average=not train,
-        momentum=module.norm_momentum,
-        epsilon=module.norm_epsilon,
-        name=f"{name}_norm",
-        **dtypes,
-    )(x)
 
 
 def add_shortcut(

@@ -21,11 +21,8 @@ from layers.activations import silu
 from layers.convolution import Conv, he_normal_fan_out
 from layers.dense import Dense
 from layers.normalization import BatchNorm
-from vision.layers.inverted_bottleneck import (
-    InvertedBottleneck,
-    conv_norm,
-    divisible,
-)
+from vision.layers.conv_norm import conv_norm
+from vision.layers.inverted_bottleneck import InvertedBottleneck, divisible
 from vision.layers.padding import tensorflow_same
 
 

@@ -19,10 +19,10 @@ from layers.activations import silu
 from layers.convolution import Conv, he_normal_fan_out
 from layers.dense import Dense
 from layers.normalization import BatchNorm
+from vision.layers.conv_norm import conv_norm
 from vision.layers.inverted_bottleneck import (
     FusedInvertedBottleneck,
     InvertedBottleneck,
-    conv_norm,
 )
 from vision.layers.padding import tensorflow_same
 

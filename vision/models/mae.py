@@ -49,6 +49,8 @@ class MAE(nn.Module):
             decoder.
         activation: in the decoder's MLPs, a name of `layers.activations`.
         norm_epsilon: of the decoder's LayerNorms; 1e-12 in Hugging Face's ViTMAE.
+        attention_implementation: in the decoder, see
+            `layers.attention.dot_product_attention`; the backbone has its own.
         scan, remat: of the decoder, see `layers.transformer.Encoder`.
         dtype: of the decoder's computation; None takes the input's.
         param_dtype: of its parameters.
@@ -62,6 +64,7 @@ class MAE(nn.Module):
     decoder_mlp_dim: int = 2048
     activation: str = "gelu"
     norm_epsilon: float = 1e-6
+    attention_implementation: str | None = None
     scan: bool = False
     remat: str = "none"
     dtype: Any = None
@@ -140,6 +143,7 @@ class MAE(nn.Module):
             mlp_dim=self.decoder_mlp_dim,
             activation=self.activation,
             norm_epsilon=self.norm_epsilon,
+            implementation=self.attention_implementation,
             scan=self.scan,
             remat=self.remat,
             name="decoder",

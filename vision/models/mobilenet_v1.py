@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from layers.activations import Activation, activation_function
 from layers.dense import Dense
-from vision.layers.inverted_bottleneck import conv_norm
+from vision.layers.conv_norm import conv_norm
 from vision.layers.padding import tensorflow_same
 
 

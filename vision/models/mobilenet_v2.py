@@ -18,11 +18,8 @@ from layers.activations import relu6
 from layers.convolution import Conv, he_normal_fan_out
 from layers.dense import Dense
 from layers.normalization import BatchNorm
-from vision.layers.inverted_bottleneck import (
-    InvertedBottleneck,
-    conv_norm,
-    divisible,
-)
+from vision.layers.conv_norm import conv_norm
+from vision.layers.inverted_bottleneck import InvertedBottleneck, divisible
 
 
 class MobileNetV2(nn.Module):

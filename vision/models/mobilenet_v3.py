@@ -19,11 +19,8 @@ from layers.activations import hard_swish
 from layers.convolution import Conv, he_normal_fan_out
 from layers.dense import Dense
 from layers.normalization import BatchNorm
-from vision.layers.inverted_bottleneck import (
-    InvertedBottleneck,
-    conv_norm,
-    divisible,
-)
+from vision.layers.conv_norm import conv_norm
+from vision.layers.inverted_bottleneck import InvertedBottleneck, divisible
 
 # A stage: (stride, activation, squeeze-and-excitation, kernel, channels, (hidden, ...)),
 # with a block for each hidden width: the paper's tables 1 and 2.

@@ -1,4 +1,4 @@
-"""ConvNeXt in the files of timm and of its authors."""
+"""ConvNeXt in the files of timm, of its authors and of torchvision."""
 
 from training.weight_naming import (
     Naming,
@@ -8,6 +8,7 @@ from training.weight_naming import (
     torch_linear,
     torch_norm,
 )
+from vision.weights.rules import Trailing
 
 _BLOCK = "stage_{}_block_{}"
 
@@ -49,4 +50,30 @@ FACEBOOK = Naming(
     prefixes=("model.",),
 )
 
-NAMINGS = (TIMM, FACEBOOK)
+
+def _torchvision() -> Naming:
+    """Stages and downsamplings take turns in one list: features.1, .2, .3, ..."""
+    rules = [
+        *torch_conv("stem_conv", "features.0.0"),
+        *torch_norm("stem_norm", "features.0.1"),
+        *torch_norm("norm", "classifier.0"),
+        *torch_linear("head", "classifier.2"),
+    ]
+    for i in range(4):
+        ours, theirs = f"stage_{i}_block_{{}}", f"features.{2 * i + 1}.{{}}"
+        if i > 0:
+            rules += torch_norm(f"downsample_{i}_norm", f"features.{2 * i}.0")
+            rules += torch_conv(f"downsample_{i}_conv", f"features.{2 * i}.1")
+        rules += [
+            *torch_conv(f"{ours}/depthwise_conv", f"{theirs}.block.0"),
+            *torch_norm(f"{ours}/norm", f"{theirs}.block.2"),
+            *torch_linear(f"{ours}/mlp/up", f"{theirs}.block.3"),
+            *torch_linear(f"{ours}/mlp/down", f"{theirs}.block.5"),
+            Rule(f"params/{ours}/scale", f"{theirs}.layer_scale", Trailing(2)),
+        ]
+    return Naming("torchvision convnext", tuple(rules))
+
+
+TORCHVISION = _torchvision()
+
+NAMINGS = (TIMM, FACEBOOK, TORCHVISION)

@@ -3,6 +3,8 @@
 torchvision's files as first released have a dot more in a layer's names.
 """
 
+import dataclasses
+
 from training.weight_naming import Naming, torch_batch_norm, torch_conv, torch_linear
 from vision.weights.rules import from_one
 
@@ -33,5 +35,6 @@ def _torchvision(name: str, dot: str) -> Naming:
 
 TORCHVISION = _torchvision("torchvision densenet", "")
 TORCHVISION_RELEASED = _torchvision("torchvision_released densenet", ".")
+TIMM = dataclasses.replace(TORCHVISION, name="timm densenet")
 
-NAMINGS = (TORCHVISION, TORCHVISION_RELEASED)
+NAMINGS = (TORCHVISION, TORCHVISION_RELEASED, TIMM)

@@ -1,37 +1,25 @@
 """GoogLeNet in torchvision's files."""
 
-from training.weight_naming import (
-    Naming,
-    Rule,
-    torch_batch_norm,
-    torch_conv,
-    torch_linear,
-)
+from training.weight_naming import Naming, Rule, torch_linear
+from vision.weights.rules import conv_norm
 
 BLOCKS = ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")
 
 
-def _unit(ours: str, theirs: str) -> list[Rule]:
-    return [
-        *torch_conv(f"{ours}/conv", f"{theirs}.conv"),
-        *torch_batch_norm(f"{ours}/norm", f"{theirs}.bn"),
-    ]
-
-
 def _inception(ours: str, theirs: str) -> list[Rule]:
     return [
-        *_unit(f"{ours}/one", f"{theirs}.branch1"),
-        *_unit(f"{ours}/small_reduce", f"{theirs}.branch2.0"),
-        *_unit(f"{ours}/small", f"{theirs}.branch2.1"),
-        *_unit(f"{ours}/large_reduce", f"{theirs}.branch3.0"),
-        *_unit(f"{ours}/large", f"{theirs}.branch3.1"),
-        *_unit(f"{ours}/pool_project", f"{theirs}.branch4.1"),
+        *conv_norm(f"{ours}/one", f"{theirs}.branch1"),
+        *conv_norm(f"{ours}/small_reduce", f"{theirs}.branch2.0"),
+        *conv_norm(f"{ours}/small", f"{theirs}.branch2.1"),
+        *conv_norm(f"{ours}/large_reduce", f"{theirs}.branch3.0"),
+        *conv_norm(f"{ours}/large", f"{theirs}.branch3.1"),
+        *conv_norm(f"{ours}/pool_project", f"{theirs}.branch4.1"),
     ]
 
 
 def _auxiliary(ours: str, theirs: str) -> list[Rule]:
     return [
-        *_unit(f"{ours}/conv", f"{theirs}.conv"),
+        *conv_norm(f"{ours}/conv", f"{theirs}.conv"),
         *torch_linear(f"{ours}/dense", f"{theirs}.fc1"),
         *torch_linear(f"{ours}/head", f"{theirs}.fc2"),
     ]
@@ -40,9 +28,9 @@ def _auxiliary(ours: str, theirs: str) -> list[Rule]:
 TORCHVISION = Naming(
     "torchvision googlenet",
     (
-        *_unit("conv_0", "conv1"),
-        *_unit("conv_1", "conv2"),
-        *_unit("conv_2", "conv3"),
+        *conv_norm("conv_0", "conv1"),
+        *conv_norm("conv_1", "conv2"),
+        *conv_norm("conv_2", "conv3"),
         *(
             rule
             for block in BLOCKS

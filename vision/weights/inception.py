@@ -1,7 +1,10 @@
-"""Inception v3 in torchvision's files; v4 and Inception-ResNet v2 in timm's.
+"""Inception v3 in the files of torchvision and timm, whose names agree; v4 and
+Inception-ResNet v2 in timm's.
 
 torchvision's weights want images normalised to -1..1 (mean 0.5, std 0.5), as all three do.
 """
+
+import dataclasses
 
 from training.weight_naming import (
     Naming,
@@ -88,6 +91,7 @@ TORCHVISION_V3 = Naming(
     # Published files hold the auxiliary head, which a model may do without.
     ignored=(COUNTERS, r"AuxLogits\..*"),
 )
+TIMM_V3 = dataclasses.replace(TORCHVISION_V3, name="timm inception_v3")
 
 
 def _branches(ours: str, theirs: str) -> list[Rule]:
@@ -169,4 +173,4 @@ TIMM_RESNET_V2 = Naming(
     ignored=(COUNTERS,),
 )
 
-NAMINGS = (TORCHVISION_V3, TIMM_V4, TIMM_RESNET_V2)
+NAMINGS = (TORCHVISION_V3, TIMM_V3, TIMM_V4, TIMM_RESNET_V2)

@@ -1,6 +1,8 @@
 """ResNet, ResNeXt, Wide ResNet and SE-ResNet in the files of torchvision and timm, whose names
 agree."""
 
+import dataclasses
+
 from training.weight_naming import (
     Naming,
     Rule,
@@ -44,4 +46,6 @@ TORCHVISION = Naming(
     ignored=(r".*\.num_batches_tracked",),
 )
 
-NAMINGS = (TORCHVISION,)
+TIMM = dataclasses.replace(TORCHVISION, name="timm resnet")
+
+NAMINGS = (TORCHVISION, TIMM)

@@ -52,6 +52,19 @@ class Leading(Layout):
 
 
 @dataclasses.dataclass(frozen=True)
+class Trailing(Layout):
+    """A number of axes of length 1 there, after the axes here."""
+
+    count: int
+
+    def theirs(self, ours: Shape) -> Shape:
+        return tuple(ours) + (1,) * self.count
+
+    def load(self, tensor: np.ndarray, ours: Shape) -> np.ndarray:
+        return tensor.reshape(ours)
+
+
+@dataclasses.dataclass(frozen=True)
 class Pixel(Linear):
     """torch's Conv2d weight of one pixel, [out, in, 1, 1], where we have a Dense."""
 
@@ -61,6 +74,14 @@ class Pixel(Linear):
     def load(self, tensor: np.ndarray, ours: Shape) -> np.ndarray:
         matrix = tensor.reshape(-1, math.prod(ours[: self.in_axes]))
         return super().load(matrix, ours)
+
+
+def torch_pixel(ours: str, theirs: str) -> list[Rule]:
+    """A Dense here, torch's convolution of one pixel there."""
+    return [
+        Rule(f"params/{ours}/kernel", f"{theirs}.weight", Pixel()),
+        Rule(f"params/{ours}/bias", f"{theirs}.bias"),
+    ]
 
 
 def conv_norm(ours: str, theirs: str) -> list[Rule]:
