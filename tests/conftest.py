@@ -12,12 +12,13 @@ import tempfile
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile much and compute little: without LLVM's optimisations they take half as long.
-# XLA aborts on a flag it does not know, so the one that changed is set where it was tried.
+# XLA aborts on a flag it does not know, so those that change are set where they were tried.
 QUICK_COMPILATION = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     QUICK_COMPILATION += " --xla_cpu_use_fusion_emitters=false"
+    QUICK_COMPILATION += " --xla_cpu_parallel_codegen_split_count=1"
 os.environ.setdefault("XLA_FLAGS", QUICK_COMPILATION)
 # Many tests compile the same program, in one worker or another: they share what is compiled.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

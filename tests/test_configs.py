@@ -5,60 +5,66 @@ import importlib.util
 import jax
 import pytest
 
+from training import artifacts, launch, parameters, smoke, study
 from training import config as configs
-from training import launch, parameters, smoke, study
-from training.run import Run
+from training.run import Run, batch_spec
 
 FILES = {path.stem: path for path in launch.config_files()}
 ARGUMENTS = {
-    "vit_imagenet": ["B/16,token", "Ti/16"],
-    "mixer_imagenet": ["S/32"],
-    "resnet50_imagenet": ["18"],
-    "resnet_cifar10": ["164"],
-    "finetune_cifar10": ["1,scratch"],
-    "linear_probe_cifar10": ["random"],
-    "greedy_digits": ["2", "finetune"],
-    "mlp_digits": ["perceptron"],
-    "gpt_shakespeare": ["full"],
-    "rnn_multi30k": ["none"],
-    "bert_sst2": ["scratch"],
-}
-LARGE = {
     "alexnet_imagenet": ["OneStream"],
-    "zfnet_imagenet": ["Wide"],
-    "vgg_imagenet": ["11", "16BatchNorm"],
+    "bert_sst2": ["scratch"],
+    "bert_wikipedia": ["L"],
+    "finetune_cifar10": ["1,scratch"],
+    "finetune_imagenet": ["L/16", "H/14"],
     "googlenet_imagenet": ["torchvision"],
-    "inception_v3_imagenet": ["2"],
+    "gpt2_openwebtext": ["M", "XL"],
+    "gpt_shakespeare": ["full"],
+    "greedy_digits": ["2", "finetune"],
     "inception_resnet_imagenet": ["1"],
+    "inception_v3_imagenet": ["2"],
+    "linear_probe_cifar10": ["random"],
+    "linear_probe_imagenet": ["L/16"],
+    "mae_vit_imagenet": ["L/16,1600", "H/14"],
+    "mixer_imagenet": ["S/32"],
+    "mlp_digits": ["perceptron"],
     "nasnet_imagenet": ["Large"],
     "plainnet_cifar10": ["56"],
-    "resnet_cifar10": ["8,56"],
-    "vit_hybrid_imagenet": ["R26+S/32"],
-    "vit_imagenet": ["L/16", "H/14"],
-    "resnet50_imagenet": ["152"],
-    "mae_vit_imagenet": ["L/16,1600", "H/14"],
-    "linear_probe_imagenet": ["L/16"],
-    "finetune_imagenet": ["L/16", "H/14"],
-    "gpt2_openwebtext": ["M", "XL"],
-    "bert_wikipedia": ["L"],
+    "resnet50_imagenet": ["18", "152"],
+    "resnet_cifar10": ["164", "8,56"],
+    "rnn_multi30k": ["none"],
     "transformer_wmt14": ["Big"],
+    "vgg_imagenet": ["11", "16BatchNorm"],
+    "vit_hybrid_imagenet": ["R26+S/32"],
+    "vit_imagenet": ["B/16,token", "Ti/16", "L/16", "H/14"],
+    "zfnet_imagenet": ["Wide"],
 }
-# Of the rest of the zoo the default tests build the model; its update is traced by -m slow.
-TRACED = ("vit_imagenet", "resnet50_imagenet", "mae_vit_imagenet")
-HEAVY = [
-    name
-    for name in FILES
-    if name.endswith("_imagenet") and name not in TRACED or name == "densenet_cifar10"
-]
+# The default tests trace one update of every task and of every kind of network; the updates of
+# the others, which take a second or more each, are traced by -m slow.
+TRACED = (
+    "bert_wikitext2",
+    "capsnet_digits",
+    "colorization_cifar10",
+    "denoising_digits",
+    "gpt2_openwebtext",
+    "jigsaw_cifar10",
+    "lenet_digits",
+    "lin_sst2",
+    "linear_probe_digits",
+    "mae_digits",
+    "mixer_digits",
+    "mlp_digits",
+    "resnet_digits",
+    "rnn_multi30k",
+    "rotation_digits",
+    "simclr_digits",
+    "simmim_cifar10",
+    "t5_wikitext2",
+    "vit_digits",
+    "vit_imagenet",
+)
 CASES = [
-    *((name, None) for name in FILES if name not in HEAVY),
-    *(pytest.param(name, None, marks=pytest.mark.slow) for name in HEAVY),
+    *((name, None) for name in FILES),
     *((name, argument) for name, found in ARGUMENTS.items() for argument in found),
-    *(
-        pytest.param(name, argument, marks=pytest.mark.slow)
-        for name, found in LARGE.items()
-        for argument in found
-    ),
 ]
 
 
@@ -67,6 +73,23 @@ def load(name, argument=None):
 
 
 @pytest.mark.parametrize(("name", "argument"), CASES)
+def test_everything_it_names_is_built(name, argument):
+    """The task with its model, the optimizer, the evaluators and the first batch's spec."""
+    config = smoke.synthetic(load(name, argument))
+    experiment = configs.experiment(artifacts.materialize(config))
+    assert experiment.evals
+    assert batch_spec(experiment.data.element(), experiment.batch_size)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        case
+        if case[0] in TRACED and case[1] is None
+        else pytest.param(*case, marks=pytest.mark.slow)
+        for case in CASES
+    ],
+)
 def test_the_full_size_update_can_be_traced(name, argument):
     run = Run.from_config(smoke.synthetic(load(name, argument)), jax.devices()[:1])
     state, metrics = jax.eval_shape(run.update, run.shapes, run.batch)
@@ -74,14 +97,6 @@ def test_the_full_size_update_can_be_traced(name, argument):
         lambda x: (x.shape, x.dtype), run.shapes
     )
     assert "loss" in metrics and run.experiment.evals
-    kinds = {str(x.dtype) for x in jax.tree.leaves(run.shapes.params)}
-    assert kinds == {"float32"}
-
-
-@pytest.mark.parametrize("name", HEAVY)
-def test_the_full_size_model_builds(name):
-    run = Run.from_config(smoke.synthetic(load(name)), jax.devices()[:1])
-    assert run.experiment.evals
     kinds = {str(x.dtype) for x in jax.tree.leaves(run.shapes.params)}
     assert kinds == {"float32"}
 
@@ -145,8 +160,11 @@ def test_every_run_of_a_study_builds_on_its_dataset(path, dataset, tmp_path):
         if kind in seen:
             continue  # The same experiment from another start.
         seen.append(kind)
-        run = Run.from_config(smoke.synthetic(config), jax.devices()[:1])
-        if dataset:
+        config = smoke.synthetic(config)
+        if not dataset:
+            configs.experiment(artifacts.materialize(config))
+        else:  # Of another size: the models too are asked.
+            run = Run.from_config(config, jax.devices()[:1])
             image = run.batch["image"].shape[1:]
             assert image == (48, 48, 3) if "size" in dataset else (32, 32, 3)
             sources = str([config["data"], config["evals"]])

@@ -180,9 +180,9 @@ def test_a_prompt_is_completed_from_the_folder_alone(language):
     assert out == TEXT[:24] + "\n"
 
 
-def test_a_file_is_translated_line_by_line(translation, tmp_path):
+def test_a_file_is_translated_line_by_line(translation, call, tmp_path):
     (tmp_path / "in").write_text("two cats\r\n\na dog\n")
-    out, _ = run(
+    out = call(
         f"--workdir={translation}",
         f"--input={tmp_path / 'in'}",
         f"--output={tmp_path / 'out'}",

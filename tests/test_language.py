@@ -8,11 +8,12 @@ from test_configs import load
 from training import checkpoint, smoke
 from training.run import Run
 
-QUICK = ("rnn_multi30k", "bert_wikitext2")
+QUICK = ("bert_wikitext2",)
 SLOW = (
     "gpt_shakespeare",
     "gpt_wikitext2",
     "lin_sst2",
+    "rnn_multi30k",
     "t5_wikitext2",
     "transformer_multi30k",
 )

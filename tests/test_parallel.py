@@ -9,7 +9,7 @@ from test_configs import load
 from training import collectives, plan
 from training.run import Run
 
-STEPS = 20
+STEPS = 8
 
 
 def config(name, **changes):
@@ -49,10 +49,10 @@ def single():
 @pytest.mark.parametrize(
     ("name", "mesh"),
     [
-        ("vit", {"data": 8}),
+        pytest.param("vit", {"data": 8}, marks=pytest.mark.slow),
         pytest.param("vit", {"fsdp": 8}, marks=pytest.mark.slow),
         ("vit", {"fsdp": 4, "model": 2}),
-        ("resnet", {"data": 8}),
+        pytest.param("resnet", {"data": 8}, marks=pytest.mark.slow),
         ("resnet", {"data": 2, "fsdp": 4}),
     ],
     ids=str,
@@ -79,6 +79,7 @@ def test_fsdp_sends_parameters_and_gradients_once_and_no_activations():
     """All that travels: each split parameter, every gradient, and some numbers."""
     plain = config("vit", mesh={"fsdp": 8})
     plain["task"]["mixing"] = None
+    plain["task"]["model"]["num_layers"] = 1
     run = Run.from_config(plain)
     moved = collectives.bytes_moved(plan.compile_update(run).as_text())
     split = whole = 0
@@ -101,7 +102,9 @@ def test_accumulation_equals_the_full_batch_of_a_vit(k):
     for steps in (1, k):
         plain = config("vit", mesh={"data": 1}, accumulation_steps=steps)
         plain["task"]["mixing"] = None
-        plain["task"]["model"].update(drop_path_rate=0.0, dropout_rate=0.0)
+        plain["task"]["model"].update(
+            num_layers=1, drop_path_rate=0.0, dropout_rate=0.0
+        )
         plain["optimizer"] = {"type": "optax.sgd", "learning_rate": 0.1}
         losses, state, _ = train(plain, 1, steps=3)
         found[steps] = losses, state.params

@@ -26,8 +26,8 @@ SIMMIM = {
     "model": {"type": "vision.models.simmim.SimMIM", "backbone": VIT},
     "mask_ratio": 0.5,
 }
-QUICK = ("mae", "simclr")
-SLOW = ("simmim", "rotation", "denoising")
+QUICK = ("mae",)
+SLOW = ("simclr", "simmim", "rotation", "denoising")
 NAMES = (*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW))
 
 

@@ -178,8 +178,8 @@ def test_mistakes_are_named(options, message):
         dot_product_attention(*inputs(), **options)
 
 
-X = jax.random.normal(jax.random.key(1), (B, T, 12))
-MEMORY = jax.random.normal(jax.random.key(2), (B, S, 6))
+X = jnp.asarray(np.random.default_rng(1).normal(size=(B, T, 12)), jnp.float32)
+MEMORY = jnp.asarray(np.random.default_rng(2).normal(size=(B, S, 6)), jnp.float32)
 
 
 @pytest.mark.parametrize("memory", [None, MEMORY], ids=["self", "cross"])

@@ -5,7 +5,7 @@ import pytest
 
 from layers.drop_path import DropPath
 
-X = jax.random.normal(jax.random.key(0), (64, 3, 4))
+X = jnp.asarray(np.random.default_rng(0).normal(size=(64, 3, 4)), jnp.float32)
 
 
 def drop(field, key=1, **kwargs):

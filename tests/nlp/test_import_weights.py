@@ -1,5 +1,6 @@
 """Published files of language models: detection, errors that name tensors, a run folder."""
 
+import functools
 import json
 
 import jax
@@ -24,7 +25,9 @@ def template(model):
     return jax.eval_shape(model.init, jax.random.key(0), TOKENS)
 
 
-GPT_TEMPLATE = template(GPT(max_length=32, **SIZES))
+@functools.cache
+def gpt_template():
+    return template(GPT(max_length=32, **SIZES))
 
 
 def test_no_two_rules_of_a_table_are_about_the_same_leaf():
@@ -51,12 +54,12 @@ def test_matrices_of_gpt2_by_hand():
 
 def test_names_with_and_without_a_prefix_and_with_masks(parity):
     weights = parity("gpt2_hf")[0]
-    now, _ = convert(weights, GPT_TEMPLATE)
+    now, _ = convert(weights, gpt_template())
     # As the files of the hub have it.
     bare = {name.removeprefix("transformer."): x for name, x in weights.items()}
     del bare["lm_head.weight"]
     bare["h.0.attn.bias"] = np.tri(32, dtype=np.float32)[None, None]
-    jax.tree.map(np.testing.assert_array_equal, convert(bare, GPT_TEMPLATE)[0], now)
+    jax.tree.map(np.testing.assert_array_equal, convert(bare, gpt_template())[0], now)
     np.testing.assert_array_equal(
         now["encoder"]["block_1"]["attention"]["key"]["kernel"].reshape(32, 32),
         weights["transformer.h.1.attn.c_attn.weight"][:, 32:64],
@@ -65,7 +68,7 @@ def test_names_with_and_without_a_prefix_and_with_masks(parity):
 
 def test_stacked_layers_hold_the_same_weights(parity):
     weights = parity("gpt2_hf")[0]
-    loop, _ = convert(weights, GPT_TEMPLATE)
+    loop, _ = convert(weights, gpt_template())
     scan, _ = convert(weights, template(GPT(max_length=32, scan=True, **SIZES)))
     for i in range(3):
         jax.tree.map(
@@ -82,7 +85,7 @@ def test_one_error_names_everything_that_does_not_fit(parity):
     weights["transformer.wte.weight"] = np.zeros((100, 32), np.float32)
     weights["transformer.ln_f.bias"] = np.full(32, np.nan, np.float32)
     with pytest.raises(ValueError, match="hugging_face_gpt2") as error:
-        convert(weights, GPT_TEMPLATE)
+        convert(weights, gpt_template())
     message = str(error.value)
     assert "\n" not in message
     for part in (
@@ -106,9 +109,9 @@ def test_a_file_with_heads_the_model_lacks_is_refused(parity):
 
 def test_a_file_of_another_architecture(parity):
     with pytest.raises(ValueError, match="another architecture"):
-        convert({"features.0.weight": np.zeros(3)}, GPT_TEMPLATE)
+        convert({"features.0.weight": np.zeros(3)}, gpt_template())
     with pytest.raises(ValueError, match="missing: .*h.0.attn.c_attn.weight"):
-        convert(parity("bert_hf")[0], GPT_TEMPLATE, "hugging_face_gpt2")
+        convert(parity("bert_hf")[0], gpt_template(), "hugging_face_gpt2")
 
 
 def config(**model):

@@ -280,6 +280,7 @@ except RunError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there", [True, False])
 def test_two_processes_make_one_file(corpus, tmp_path, there):
     if not there:

@@ -69,7 +69,11 @@ def finish(processes, timeout=120):
     return [p.returncode for p in processes], outputs
 
 
-@pytest.mark.parametrize("mesh", [{"data": -1}, {"fsdp": -1}], ids=str)
+@pytest.mark.parametrize(
+    "mesh",
+    [pytest.param({"data": -1}, marks=pytest.mark.slow), {"fsdp": -1}],
+    ids=str,
+)
 def test_two_processes_train_to_the_losses_of_one(tmp_path, mesh):
     codes, outputs = finish(start(config(mesh=mesh), tmp_path / "two"))
     assert codes == [0, 0], outputs

@@ -62,12 +62,14 @@ def random_variables():
 
 
 @pytest.fixture(scope="session")
-def overfit():
-    """overfit(model, image): softmax losses of a model trained on one batch with Adam."""
+def overfit(random_variables):
+    """overfit(model, image): softmax losses of a model trained on one batch with Adam.
+
+    It starts from `random_variables`: to compile `init` costs as much as the training."""
 
     def train(model, image, *, steps=60, learning_rate=3e-3) -> list[float]:
         label = jnp.arange(len(image)) % model.num_classes
-        variables = jax.jit(model.init)(jax.random.key(0), image)
+        variables = random_variables(model, image)
         optimizer = optax.adam(learning_rate)
 
         def loss_fn(params, collections, rng):

@@ -85,7 +85,7 @@ def no_token_sees_those_after_it_nor_padding(make):
 
             return model.apply(changed, method=hidden)[0] @ weight
 
-        jacobian = jax.jacfwd(read)(params["embedding"]["embedding"])
+        jacobian = jax.jacrev(read)(params["embedding"]["embedding"])
         return jnp.abs(jacobian).max(-1)  # [T, V]
 
     seen = influence(params)

@@ -98,7 +98,11 @@ def test_files_that_do_not_fit_are_refused_by_name(parity):
 
 
 @pytest.mark.parametrize(
-    ("make", "expected"), [(BART_Base, 139_420_416), (BART_Large, 406_291_456)]
+    ("make", "expected"),
+    [
+        (BART_Base, 139_420_416),
+        pytest.param(BART_Large, 406_291_456, marks=pytest.mark.slow),
+    ],
 )
 def test_published_parameter_counts(make, expected, count_parameters):
     """The logits' bias is not counted in the published numbers."""
@@ -106,7 +110,17 @@ def test_published_parameter_counts(make, expected, count_parameters):
     assert count_parameters(make(scan=True), TWO, TWO) == expected + 50_265
 
 
-@pytest.mark.parametrize("check", encoder_decoders.CHECKS)
+# What is the base's, the Transformer's default tests check.
+OWN = ("a_token_at_a_time_equals_teacher_forcing", "a_prompt_must_fit_the_cache")
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        check if check.__name__ in OWN else pytest.param(check, marks=pytest.mark.slow)
+        for check in encoder_decoders.CHECKS
+    ],
+)
 def test_properties(check):
     check(tiny)
 

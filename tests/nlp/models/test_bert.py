@@ -124,11 +124,11 @@ def test_names_translated_from_tensorflow_hold_the_same_weights(parity, imported
     ("make", "method", "expected"),
     [
         (bert.BERT_B, "__call__", 110_106_428),
-        (bert.BERT_B, "represent", 109_482_240),
-        (bert.BERT_L, "represent", 335_141_888),
+        pytest.param(bert.BERT_B, "represent", 109_482_240, marks=pytest.mark.slow),
+        pytest.param(bert.BERT_L, "represent", 335_141_888, marks=pytest.mark.slow),
         (bert.RoBERTa_B, "__call__", 124_697_433),
         (bert.ALBERT_B, "represent", 11_683_584),
-        (bert.ALBERT_XXL, "represent", 222_595_584),
+        pytest.param(bert.ALBERT_XXL, "represent", 222_595_584, marks=pytest.mark.slow),
     ],
 )
 def test_published_parameter_counts(make, method, expected):

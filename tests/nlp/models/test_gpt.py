@@ -91,9 +91,9 @@ def test_parity_of_greedy_completion(parity, imported):
     ("make", "expected"),
     [
         (gpt.GPT2_S, 124_439_808),
-        (gpt.GPT2_M, 354_823_168),
-        (gpt.GPT2_L, 774_030_080),
-        (gpt.GPT2_XL, 1_557_611_200),
+        pytest.param(gpt.GPT2_M, 354_823_168, marks=pytest.mark.slow),
+        pytest.param(gpt.GPT2_L, 774_030_080, marks=pytest.mark.slow),
+        pytest.param(gpt.GPT2_XL, 1_557_611_200, marks=pytest.mark.slow),
     ],
 )
 def test_published_parameter_counts(make, expected, count_parameters):
@@ -134,7 +134,10 @@ def test_no_token_sees_a_later_one(kind):
     np.testing.assert_array_equal(seen, np.tri(T, dtype=bool))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, marks=pytest.mark.slow) if k == "sincos" else k for k in KINDS],
+)
 def test_stepwise_equals_the_full_pass(kind):
     model = tiny(**KINDS[kind])
     variables = drawn(model)
@@ -266,6 +269,7 @@ def test_residual_branches_start_smaller_in_deeper_models():
         assert abs(float(kernel.std()) / spread - 1) < 0.1
 
 
+@pytest.mark.slow
 def test_it_learns_a_few_sentences():
     model = tiny(num_layers=1, embed_dim=32, mlp_dim=64)
     inputs, labels = TOKENS[:, :-1], TOKENS[:, 1:]

@@ -260,6 +260,7 @@ def test_dropout_acts_in_training_alone():
     np.testing.assert_allclose(plain, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_it_learns_to_reverse():
     rng = np.random.default_rng(0)
     words = rng.integers(3, 9, (32, 4)).astype(np.int32)

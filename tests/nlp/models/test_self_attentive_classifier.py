@@ -97,6 +97,7 @@ def test_parameter_counts_of_the_paper_by_hand():
     assert sum(x.size for x in jax.tree.leaves(shapes)) == expected
 
 
+@pytest.mark.slow
 def test_it_learns_whether_a_word_occurs_and_looks_at_it():
     rng = np.random.default_rng(0)
     tokens = rng.integers(4, 9, (32, 6)).astype(np.int32)

@@ -117,15 +117,15 @@ def test_files_that_do_not_fit_are_refused_by_name(parity):
     ("make", "expected"),
     [
         (t5.T5_Small, 60_506_624),
-        (t5.T5_Base, 222_903_552),
-        (t5.T5_Large, 737_668_096),
-        (t5.T5_3B, 2_851_598_336),
-        (t5.T5_11B, 11_307_321_344),
+        pytest.param(t5.T5_Base, 222_903_552, marks=pytest.mark.slow),
+        pytest.param(t5.T5_Large, 737_668_096, marks=pytest.mark.slow),
+        pytest.param(t5.T5_3B, 2_851_598_336, marks=pytest.mark.slow),
+        pytest.param(t5.T5_11B, 11_307_321_344, marks=pytest.mark.slow),
         (t5.T5v1_1_Small, 76_961_152),
-        (t5.T5v1_1_Base, 247_577_856),
-        (t5.T5v1_1_Large, 783_150_080),
-        (t5.T5v1_1_XL, 2_849_757_184),
-        (t5.T5v1_1_XXL, 11_135_332_352),
+        pytest.param(t5.T5v1_1_Base, 247_577_856, marks=pytest.mark.slow),
+        pytest.param(t5.T5v1_1_Large, 783_150_080, marks=pytest.mark.slow),
+        pytest.param(t5.T5v1_1_XL, 2_849_757_184, marks=pytest.mark.slow),
+        pytest.param(t5.T5v1_1_XXL, 11_135_332_352, marks=pytest.mark.slow),
     ],
 )
 def test_published_parameter_counts(make, expected, count_parameters):
@@ -136,22 +136,24 @@ def test_a_loop_has_the_parameters_of_a_scan(count_parameters):
     assert count_parameters(t5.T5_Small(), TWO, TWO) == 60_506_624
 
 
-def test_initial_logits_of_attention_and_vocabulary_are_near_one():
+@pytest.mark.parametrize(
+    "name", ["t5_v10_hf", pytest.param("t5_v11_hf", marks=pytest.mark.slow)]
+)
+def test_initial_logits_of_attention_and_vocabulary_are_near_one(name):
     """Without a scale in attention the initial kernels must keep them there."""
-    for fields in FIXTURES.values():
-        model = T5(300, 128, 1, num_heads=4, head_dim=64, mlp_dim=256, **fields)
-        variables = jit(model.init)(jax.random.key(0, impl="rbg"), TWO, TWO)
-        x = np.random.default_rng(0).normal(size=(64, 128)).astype(np.float32)
-        attention = variables["params"]["encoder"]["block_0"]["attention"]
-        query, key = (
-            np.einsum("BD,DNH->NBH", x, attention[name]["kernel"])
-            for name in ("query", "key")
-        )
-        assert 0.8 < np.einsum("NBH,NSH->NBS", query, key).std() < 1.2
-        # As published: queries are small, keys are not.
-        assert 0.8 < query.std() * 64**0.5 < 1.2 and 0.8 < key.std() < 1.2
-        logits = model.apply(variables, x, method="logits")
-        assert 0.8 < logits.std() < 1.2
+    model = T5(300, 128, 1, num_heads=4, head_dim=64, mlp_dim=256, **FIXTURES[name])
+    variables = jit(model.init)(jax.random.key(0, impl="rbg"), TWO, TWO)
+    x = np.random.default_rng(0).normal(size=(64, 128)).astype(np.float32)
+    attention = variables["params"]["encoder"]["block_0"]["attention"]
+    query, key = (
+        np.einsum("BD,DNH->NBH", x, attention[part]["kernel"])
+        for part in ("query", "key")
+    )
+    assert 0.8 < np.einsum("NBH,NSH->NBS", query, key).std() < 1.2
+    # As published: queries are small, keys are not.
+    assert 0.8 < query.std() * 64**0.5 < 1.2 and 0.8 < key.std() < 1.2
+    logits = model.apply(variables, x, method="logits")
+    assert 0.8 < logits.std() < 1.2
 
 
 @pytest.mark.parametrize("check", encoder_decoders.CHECKS)

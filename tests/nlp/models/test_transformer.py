@@ -156,6 +156,7 @@ def test_properties(check):
     check(tiny)
 
 
+@pytest.mark.slow
 def test_a_token_at_a_time_with_nothing_shared_and_norms_before():
     encoder_decoders.a_token_at_a_time_equals_teacher_forcing(
         functools.partial(
@@ -196,6 +197,7 @@ def test_embeddings_are_scaled_by_the_root_of_their_width():
     np.testing.assert_allclose(made[0] - made[1], 3.0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_it_learns_to_copy_backwards():
     rng = np.random.default_rng(0)
     source = rng.integers(3, 11, (48, 4)).astype(np.int32)

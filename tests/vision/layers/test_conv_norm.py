@@ -6,7 +6,7 @@ import numpy as np
 
 from vision.layers.conv_norm import ConvNorm
 
-IMAGE = jax.random.normal(jax.random.key(0), (3, 9, 8, 2))
+IMAGE = jnp.asarray(np.random.default_rng(0).normal(size=(3, 9, 8, 2)), jnp.float32)
 
 
 def test_relu_is_last_and_the_norm_has_the_only_bias():

@@ -16,7 +16,7 @@ from vision.layers.inception import (
     scale_width,
 )
 
-IMAGE = jax.random.normal(jax.random.key(0), (2, 7, 7, 4))
+IMAGE = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, 7, 4)), jnp.float32)
 BRANCHES = (
     (C(2),),
     (C(3), (C(4, (1, 3)), C(5, (3, 1)))),

@@ -11,7 +11,7 @@ from vision.layers.inverted_bottleneck import (
     divisible,
 )
 
-X = jax.random.normal(jax.random.key(0), (2, 6, 6, 4))
+X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 6, 4)), jnp.float32)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_the_hidden_map_need_never_be_whole():
 
     Its wide map can be made, used and thrown away a few channels at a time.
     """
-    x = jax.random.normal(jax.random.key(0), (1, 32, 32, 4))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 32, 32, 4)), jnp.float32)
     # Without a shortcut (5 channels out of 4), and with fresh norms, which do nothing.
     block = InvertedBottleneck(5, expanded=48, norm_epsilon=0.0)
     variables = block.init(jax.random.key(1), x)

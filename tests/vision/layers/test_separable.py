@@ -7,7 +7,7 @@ import numpy as np
 from layers.convolution import Conv
 from vision.layers.separable import SeparableConv, SeparableConvNorm
 
-IMAGE = jax.random.normal(jax.random.key(0), (2, 6, 7, 3))
+IMAGE = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 7, 3)), jnp.float32)
 
 
 def count(module):

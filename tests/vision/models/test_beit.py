@@ -88,7 +88,11 @@ def test_parity_with_hugging_face_in_both_of_its_namings(parity, assert_parity):
 
 
 @pytest.mark.parametrize(
-    ("size", "published"), [("BEiT_B16", 86_530_984), ("BEiT_L16", 304_430_568)]
+    ("size", "published"),
+    [
+        ("BEiT_B16", 86_530_984),
+        pytest.param("BEiT_L16", 304_430_568, marks=pytest.mark.slow),
+    ],
 )
 def test_published_parameter_counts(size, published, count_parameters):
     model = getattr(beit, size)(num_classes=1000)
@@ -303,6 +307,7 @@ def test_tokens_that_make_no_square_need_their_grid(filled):
         encode()
 
 
+@pytest.mark.slow
 def test_it_learns_one_batch(overfit):
     image = np.random.default_rng(0).normal(size=(6, 8, 8, 3)).astype(np.float32)
     losses = overfit(BEiT(num_classes=3, **TINY), image)

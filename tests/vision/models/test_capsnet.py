@@ -124,7 +124,7 @@ def tiny(**fields):
     )
 
 
-IMAGE = jax.random.uniform(jax.random.key(7), (6, 8, 8, 1))
+IMAGE = jnp.asarray(np.random.default_rng(7).uniform(size=(6, 8, 8, 1)), jnp.float32)
 
 
 def test_outputs(random_variables):
@@ -168,7 +168,7 @@ def test_the_decoder_sees_the_targets_capsule_alone(random_variables):
         )
         return image.sum()
 
-    capsules = jax.random.normal(jax.random.key(0), (6, 3, 6))
+    capsules = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3, 6)), jnp.float32)
     target = jax.nn.one_hot(jnp.arange(6) % 3, 3)
     support = np.abs(jax.jit(jax.grad(drawn))(capsules, target)).sum(-1) > 0
     np.testing.assert_array_equal(support, np.asarray(target, bool))

@@ -63,7 +63,7 @@ def small(**fields):
     return ConvMixer(num_classes=3, patch_size=4, **fields)
 
 
-IMAGE = jax.random.normal(jax.random.key(7), (6, 16, 16, 3))
+IMAGE = jnp.asarray(np.random.default_rng(7).normal(size=(6, 16, 16, 3)), jnp.float32)
 
 
 def test_every_layer_has_the_size_of_the_first():
@@ -86,7 +86,9 @@ def test_every_layer_has_the_size_of_the_first():
 
 def test_each_block_sees_as_many_patches_further_as_its_kernel(random_variables):
     model = small(kernel_size=5, num_layers=2)
-    image = jax.random.normal(jax.random.key(0), (1, 60, 60, 3))
+    image = jnp.asarray(
+        np.random.default_rng(0).normal(size=(1, 60, 60, 3)), jnp.float32
+    )
     variables = random_variables(model, image)
     gradient = jax.jit(
         jax.grad(lambda x: model.apply(variables, x, method="features")[0, 7, 7].sum())
@@ -101,7 +103,7 @@ def test_each_block_sees_as_many_patches_further_as_its_kernel(random_variables)
 def test_places_and_channels_are_mixed_by_different_layers(random_variables):
     """The depthwise half: a channel of its output depends on that channel alone."""
     block = convmixer.ConvMixerBlock(3, "gelu", norm, None, jnp.float32)
-    x = jax.random.normal(jax.random.key(0), (1, 5, 5, 4))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 5, 5, 4)), jnp.float32)
     variables = random_variables(block, x)
 
     def half(x):
@@ -157,6 +159,7 @@ def test_half_precision_keeps_float32_parameters_and_statistics():
     assert logits.dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_it_learns_a_handful_of_images(overfit):
     losses = overfit(small(), IMAGE, steps=40, learning_rate=1e-2)
     assert losses[0] > 0.8 and losses[-1] < 0.2

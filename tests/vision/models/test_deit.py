@@ -90,15 +90,15 @@ def test_hugging_face_names(parity):
     ("make", "expected"),
     [
         (deit.DeiT_Ti16, 5_910_800),
-        (deit.DeiT_S16, 22_436_432),
-        (deit.DeiT_B16, 87_338_192),
+        pytest.param(deit.DeiT_S16, 22_436_432, marks=pytest.mark.slow),
+        pytest.param(deit.DeiT_B16, 87_338_192, marks=pytest.mark.slow),
     ],
 )
 def test_published_parameter_counts(make, expected, count_parameters):
     assert count_parameters(make(num_classes=1000), (1, 224, 224, 3)) == expected
 
 
-IMAGE = jax.random.normal(jax.random.key(3), (5, 8, 8, 3))
+IMAGE = jnp.asarray(np.random.default_rng(3).normal(size=(5, 8, 8, 3)), jnp.float32)
 
 
 def tiny(**fields):
@@ -168,6 +168,7 @@ class Evaluated(DeiT):
         return (logits[0] + logits[1]) / 2 if train else logits
 
 
+@pytest.mark.slow
 def test_it_learns_a_handful_of_images(overfit):
     fields = {"patch_size": 4, "embed_dim": 16, "num_heads": 2, "mlp_dim": 24}
     model = Evaluated(num_classes=4, num_layers=1, **fields)

@@ -39,15 +39,15 @@ def test_parity(parity, imported, assert_parity):
     ("make", "expected"),
     [
         (gmlp.GMlp_Ti16, 5_867_328),
-        (gmlp.GMlp_S16, 19_422_656),
-        (gmlp.GMlp_B16, 73_075_392),
+        pytest.param(gmlp.GMlp_S16, 19_422_656, marks=pytest.mark.slow),
+        pytest.param(gmlp.GMlp_B16, 73_075_392, marks=pytest.mark.slow),
     ],
 )
 def test_published_parameter_counts(make, expected, count_parameters):
     assert count_parameters(make(num_classes=1000), (1, 224, 224, 3)) == expected
 
 
-IMAGE = jax.random.normal(jax.random.key(3), (5, 8, 8, 3))
+IMAGE = jnp.asarray(np.random.default_rng(3).normal(size=(5, 8, 8, 3)), jnp.float32)
 
 
 def tiny(**fields):
@@ -126,6 +126,7 @@ def test_without_a_head_it_gives_its_representation():
     assert shape == (5, 16)
 
 
+@pytest.mark.slow
 def test_it_learns_a_handful_of_images(overfit):
     losses = overfit(tiny(), IMAGE, steps=40, learning_rate=1e-2)
     assert losses[0] > 1 and losses[-1] < 0.1

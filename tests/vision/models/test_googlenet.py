@@ -78,7 +78,7 @@ def small(form="torchvision", **fields):
     return GoogLeNet(num_classes=3, form=form, width_factor=1 / 16, **fields)
 
 
-IMAGE = jax.random.normal(jax.random.key(7), (4, 32, 33, 3))
+IMAGE = jnp.asarray(np.random.default_rng(7).normal(size=(4, 32, 33, 3)), jnp.float32)
 
 
 @pytest.fixture(scope="module")

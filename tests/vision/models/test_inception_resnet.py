@@ -113,7 +113,7 @@ def test_counts_and_maps(make, expected, channels):
 @pytest.mark.parametrize("scale", [0.0, 0.1])
 def test_a_block_adds_its_scaled_residual(scale):
     """At scale 0 a block is the identity, as large as its branches may be."""
-    x = jax.random.uniform(jax.random.key(0), (1, 5, 5, 16))
+    x = jnp.asarray(np.random.default_rng(0).uniform(size=(1, 5, 5, 16)), jnp.float32)
     branches = inception_resnet.V1.blocks[2]
     block = ResidualBlock(branches, unit=ConvNorm, scale=scale)
     variables = block.init(jax.random.key(1), x)
@@ -129,7 +129,7 @@ def small(version="v2", **fields):
     return InceptionResNet(num_classes=2, version=version, dropout_rate=0.0, **fields)
 
 
-IMAGE = jax.random.normal(jax.random.key(7), (4, 75, 75, 3))
+IMAGE = jnp.asarray(np.random.default_rng(7).normal(size=(4, 75, 75, 3)), jnp.float32)
 
 
 @pytest.mark.slow

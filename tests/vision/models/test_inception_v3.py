@@ -70,7 +70,9 @@ def test_published_parameter_counts(make, fields, params, stats):
 )
 def test_factors_see_as_much_with_fewer_weights(factors, size, weights):
     """The support of the gradient of one output pixel is the whole window's."""
-    image = jax.random.normal(jax.random.key(0), (1, 15, 15, 1))
+    image = jnp.asarray(
+        np.random.default_rng(0).normal(size=(1, 15, 15, 1)), jnp.float32
+    )
     for steps, expected in ((factors, weights), ((C(1, size),), size * size)):
         unit = jax.tree_util.Partial(ConvNorm, activation="identity")
         block = InceptionBlock((steps,), unit=unit)
@@ -96,7 +98,7 @@ def small(**fields):
     return InceptionV3(num_classes=3, **{"auxiliary": False, **SMALL, **fields})
 
 
-IMAGE = jax.random.normal(jax.random.key(7), (4, 75, 75, 3))
+IMAGE = jnp.asarray(np.random.default_rng(7).normal(size=(4, 75, 75, 3)), jnp.float32)
 
 
 def test_average_pools_count_the_padding(random_variables):

@@ -82,13 +82,13 @@ def small(**fields):
     return InceptionV4(num_classes=2, dropout_rate=0.0, **fields)
 
 
-IMAGE = jax.random.normal(jax.random.key(7), (4, 75, 75, 3))
+IMAGE = jnp.asarray(np.random.default_rng(7).normal(size=(4, 75, 75, 3)), jnp.float32)
 
 
 @pytest.mark.parametrize("table", [REDUCTION_A, REDUCTION_B])
 def test_a_reduction_keeps_what_it_pools(table):
     """The last branch of each is a pool of its input: the paper's figures 7 and 8."""
-    x = jax.random.normal(jax.random.key(0), (1, 7, 7, 2))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 7, 7, 2)), jnp.float32)
     block = InceptionBlock(scale_width(table, 1 / 64), unit=ConvNorm)
     y, _ = jax.jit(block.init_with_output)(jax.random.key(1), x)
     assert y.shape[1:3] == (3, 3)

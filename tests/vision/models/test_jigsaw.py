@@ -11,8 +11,8 @@ from vision.models.jigsaw import ContextFreeNetwork
 from vision.models.resnet import ResNet
 from vision.models.vit import ViT
 
-TILES = jax.random.normal(jax.random.key(3), (3, 4, 8, 8, 3))
-IMAGE = jax.random.normal(jax.random.key(4), (3, 16, 24, 3))
+TILES = jnp.asarray(np.random.default_rng(3).normal(size=(3, 4, 8, 8, 3)), jnp.float32)
+IMAGE = jnp.asarray(np.random.default_rng(4).normal(size=(3, 16, 24, 3)), jnp.float32)
 
 
 class Linear(nn.Module):

@@ -8,7 +8,7 @@ import pytest
 from vision.import_weights import convert
 from vision.models.lenet import LeNet5, LeNetCaffe, Net
 
-IMAGE = jax.random.normal(jax.random.key(5), (6, 12, 12, 1))
+IMAGE = jnp.asarray(np.random.default_rng(5).normal(size=(6, 12, 12, 1)), jnp.float32)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from layers.activations import sigmoid
 from vision.models.mlp import MLP, Perceptron
 
-IMAGE = jax.random.normal(jax.random.key(3), (5, 4, 3, 2))
+IMAGE = jnp.asarray(np.random.default_rng(3).normal(size=(5, 4, 3, 2)), jnp.float32)
 # Labels of `overfit` alternate: 0, 1, 0, 1.
 EXCLUSIVE_OR = jnp.array([[0.0, 0], [0, 1], [1, 1], [1, 0]]).reshape(4, 1, 2, 1)
 SECOND_BIT = jnp.array([[0.0, 0], [0, 1], [1, 0], [1, 1]]).reshape(4, 1, 2, 1)

@@ -49,10 +49,10 @@ def test_parity_of_other_ways_to_compute_it(fields, parity, imported, assert_par
     ("make", "expected"),
     [
         (mlp_mixer.MlpMixer_S32, 19_104_624),
-        (mlp_mixer.MlpMixer_S16, 18_528_264),
-        (mlp_mixer.MlpMixer_B32, 60_293_428),
+        pytest.param(mlp_mixer.MlpMixer_S16, 18_528_264, marks=pytest.mark.slow),
+        pytest.param(mlp_mixer.MlpMixer_B32, 60_293_428, marks=pytest.mark.slow),
         (mlp_mixer.MlpMixer_B16, 59_880_472),
-        (mlp_mixer.MlpMixer_L16, 208_196_168),
+        pytest.param(mlp_mixer.MlpMixer_L16, 208_196_168, marks=pytest.mark.slow),
     ],
 )
 def test_published_parameter_counts(make, expected, count_parameters):
@@ -63,8 +63,18 @@ def test_published_parameter_counts(make, expected, count_parameters):
     ("make", "sizes", "millions"),
     [
         # (L, P, D, D_S, D_C) and the size of the paper's table 1.
-        (mlp_mixer.MlpMixer_L32, (24, 32, 1024, 512, 4096), 206),
-        (mlp_mixer.MlpMixer_H14, (32, 14, 1280, 640, 5120), 431),
+        pytest.param(
+            mlp_mixer.MlpMixer_L32,
+            (24, 32, 1024, 512, 4096),
+            206,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            mlp_mixer.MlpMixer_H14,
+            (32, 14, 1280, 640, 5120),
+            431,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_parameter_counts_by_hand(make, sizes, millions, count_parameters):
@@ -77,7 +87,7 @@ def test_parameter_counts_by_hand(make, sizes, millions, count_parameters):
     assert abs(count / 1e6 - millions) < 2
 
 
-IMAGE = jax.random.normal(jax.random.key(3), (5, 8, 8, 3))
+IMAGE = jnp.asarray(np.random.default_rng(3).normal(size=(5, 8, 8, 3)), jnp.float32)
 
 
 def tiny(**fields):

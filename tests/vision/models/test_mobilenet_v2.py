@@ -71,7 +71,7 @@ def small(**fields):
     return MobileNetV2(num_classes=3, **fields)
 
 
-IMAGE = jax.random.normal(jax.random.key(7), (6, 16, 16, 3))
+IMAGE = jnp.asarray(np.random.default_rng(7).normal(size=(6, 16, 16, 3)), jnp.float32)
 
 
 def test_what_passes_between_blocks_is_thin_and_linear(random_variables):

@@ -93,7 +93,7 @@ def small(**fields):
     return MobileNetV3(num_classes=3, representation_dim=16, **fields)
 
 
-IMAGE = jax.random.normal(jax.random.key(7), (6, 16, 16, 3))
+IMAGE = jnp.asarray(np.random.default_rng(7).normal(size=(6, 16, 16, 3)), jnp.float32)
 
 
 def test_the_wide_layer_sees_one_pixel(random_variables):

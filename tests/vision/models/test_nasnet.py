@@ -60,7 +60,7 @@ def test_parity(imported, assert_parity, parity):
 @pytest.mark.parametrize(
     ("make", "params", "stats"),
     [
-        (NASNetA_Large, 88_753_150, 196_668),
+        pytest.param(NASNetA_Large, 88_753_150, 196_668, marks=pytest.mark.slow),
         (NASNetA_Mobile, 5_289_978, 36_738),
     ],
 )
@@ -77,7 +77,7 @@ def small(**fields):
     return NASNet(num_classes=2, dropout_rate=0.0, **fields)
 
 
-IMAGE = jax.random.normal(jax.random.key(7), (4, 32, 32, 3))
+IMAGE = jnp.asarray(np.random.default_rng(7).normal(size=(4, 32, 32, 3)), jnp.float32)
 
 
 def trace(model, shape, **options):
@@ -133,7 +133,9 @@ def test_the_pool_block_of_a_normal_cell_is_twice_the_average():
     """Block 3 adds the average of the previous input to itself, and block 2 it to that of
     the current one; neither has weights of its own."""
     cell = make_cell("normal")
-    x, previous = jax.random.normal(jax.random.key(3), (2, 1, 3, 3, 4))
+    x, previous = jnp.asarray(
+        np.random.default_rng(3).normal(size=(2, 1, 3, 3, 4)), jnp.float32
+    )
     y, variables = jax.jit(cell.init_with_output)(jax.random.key(0), x, previous)
     y = y[0]
     assert y.shape == (3, 3, 12)
@@ -169,7 +171,9 @@ def test_auxiliary_logits_in_training_only():
 @pytest.mark.parametrize("table", ["normal", "reduction"])
 def test_drop_path_and_statistics_in_training_only(table, random_variables):
     cell = make_cell(table, drop_path_rate=0.5)
-    x, previous = jax.random.normal(jax.random.key(3), (2, 4, 5, 5, 4))
+    x, previous = jnp.asarray(
+        np.random.default_rng(3).normal(size=(2, 4, 5, 5, 4)), jnp.float32
+    )
     fitted = types.SimpleNamespace(init=lambda rng, x: cell.init(rng, x, previous))
     variables = random_variables(fitted, x)
     run = jax.jit(

@@ -39,16 +39,16 @@ def test_parity(parity, imported, assert_parity):
     ("make", "expected"),
     [
         (resmlp.ResMlp_S12, 15_350_872),
-        (resmlp.ResMlp_S24, 30_020_680),
-        (resmlp.ResMlp_S36, 44_690_488),
-        (resmlp.ResMlp_B24, 129_138_280),
+        pytest.param(resmlp.ResMlp_S24, 30_020_680, marks=pytest.mark.slow),
+        pytest.param(resmlp.ResMlp_S36, 44_690_488, marks=pytest.mark.slow),
+        pytest.param(resmlp.ResMlp_B24, 129_138_280, marks=pytest.mark.slow),
     ],
 )
 def test_published_parameter_counts(make, expected, count_parameters):
     assert count_parameters(make(num_classes=1000), (1, 224, 224, 3)) == expected
 
 
-IMAGE = jax.random.normal(jax.random.key(3), (5, 8, 8, 3))
+IMAGE = jnp.asarray(np.random.default_rng(3).normal(size=(5, 8, 8, 3)), jnp.float32)
 
 
 def tiny(**fields):
@@ -129,6 +129,7 @@ def test_half_precision_keeps_float32_parameters():
     assert logits.dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_it_learns_a_handful_of_images(overfit):
     losses = overfit(tiny(), IMAGE, steps=50, learning_rate=1e-2)
     assert losses[0] > 1 and losses[-1] < 0.1

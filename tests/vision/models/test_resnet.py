@@ -64,20 +64,20 @@ def test_parity(name, parity, imported, assert_parity):
     ("make", "expected"),
     [
         (resnet.ResNet18, 11_689_512),
-        (resnet.ResNet34, 21_797_672),
+        pytest.param(resnet.ResNet34, 21_797_672, marks=SLOW),
         (resnet.ResNet50, 25_557_032),
-        (resnet.ResNet101, 44_549_160),
-        (resnet.ResNet152, 60_192_808),
+        pytest.param(resnet.ResNet101, 44_549_160, marks=SLOW),
+        pytest.param(resnet.ResNet152, 60_192_808, marks=SLOW),
         (resnet.ResNeXt50_32x4d, 25_028_904),
         pytest.param(resnet.ResNeXt101_32x4d, 44_177_704, marks=SLOW),
-        (resnet.ResNeXt101_32x8d, 88_791_336),
+        pytest.param(resnet.ResNeXt101_32x8d, 88_791_336, marks=SLOW),
         pytest.param(resnet.ResNeXt101_64x4d, 83_455_272, marks=SLOW),
         (resnet.WideResNet50_2, 68_883_240),
         pytest.param(resnet.WideResNet101_2, 126_886_696, marks=SLOW),
         (resnet.SEResNet50, 28_088_024),
         pytest.param(resnet.SEResNet101, 49_326_872, marks=SLOW),
         pytest.param(resnet.SEResNet152, 66_821_848, marks=SLOW),
-        (resnet.SEResNeXt50_32x4d, 27_559_896),
+        pytest.param(resnet.SEResNeXt50_32x4d, 27_559_896, marks=SLOW),
     ],
 )
 def test_published_parameter_counts(make, expected, count_parameters):
@@ -95,10 +95,10 @@ def test_statistics_are_as_many_as_published():
     ("make", "depth", "millions"),
     [
         (resnet.CifarResNet20, 20, 0.27),
-        (resnet.CifarResNet32, 32, 0.46),
-        (resnet.CifarResNet44, 44, 0.66),
+        pytest.param(resnet.CifarResNet32, 32, 0.46, marks=SLOW),
+        pytest.param(resnet.CifarResNet44, 44, 0.66, marks=SLOW),
         (resnet.CifarResNet56, 56, 0.85),
-        (resnet.CifarResNet110, 110, 1.7),
+        pytest.param(resnet.CifarResNet110, 110, 1.7, marks=SLOW),
     ],
 )
 def test_cifar_family_has_the_papers_size(make, depth, millions, count_parameters):
@@ -124,7 +124,9 @@ def test_projections_add_two_convolutions(count_parameters):
     assert count_parameters(projected, shape) == plain + extra == 272_474
 
 
-@pytest.mark.parametrize("depth", [20, 32, 44, 56])
+@pytest.mark.parametrize(
+    "depth", [20, *(pytest.param(depth, marks=SLOW) for depth in (32, 44, 56))]
+)
 def test_a_plain_network_has_the_parameters_of_its_residual_twin(depth):
     trees = []
     for kind in ("Plain", "Res"):
@@ -140,7 +142,7 @@ def small(**fields):
     return ResNet(num_classes=3, stem="small", stem_width=4, block="basic", **fields)
 
 
-IMAGE = jax.random.normal(jax.random.key(7), (6, 8, 8, 3))
+IMAGE = jnp.asarray(np.random.default_rng(7).normal(size=(6, 8, 8, 3)), jnp.float32)
 
 
 def initial(model, name, leaf):
@@ -194,7 +196,9 @@ def test_three_small_filters_see_as_far_as_a_large_one_with_fewer_weights(
         4,
         small(stage_sizes=(1,), stage_widths=(4,), shortcut="none", zero_init=False),
     )
-    image = jax.random.normal(jax.random.key(0), (8, 11, 11, channels))
+    image = jnp.asarray(
+        np.random.default_rng(0).normal(size=(8, 11, 11, channels)), jnp.float32
+    )
     variables = random_variables(model, image)
 
     def center(image):

@@ -10,7 +10,7 @@ from vision.import_weights import convert
 from vision.models import resnet_preact
 from vision.models.resnet_preact import PreactResNet
 
-IMAGE = jax.random.normal(jax.random.key(7), (6, 8, 8, 3))
+IMAGE = jnp.asarray(np.random.default_rng(7).normal(size=(6, 8, 8, 3)), jnp.float32)
 
 
 def small(**fields):
@@ -69,9 +69,13 @@ def test_a_bottleneck_network_by_hand(random_variables):
     [
         # Of one norm less than ResNet-50: 64 scales and biases.
         (resnet_preact.PreactResNet50, 224, 25_549_352),
-        (resnet_preact.WideResNet28_10, 32, 36_479_194),
+        pytest.param(
+            resnet_preact.WideResNet28_10, 32, 36_479_194, marks=pytest.mark.slow
+        ),
         (resnet_preact.WideResNet16_4, 32, 2_748_890),
-        (resnet_preact.CifarPreactResNet164, 32, 1_703_258),
+        pytest.param(
+            resnet_preact.CifarPreactResNet164, 32, 1_703_258, marks=pytest.mark.slow
+        ),
         pytest.param(
             resnet_preact.PreactResNet200, 224, 64_666_152, marks=pytest.mark.slow
         ),

@@ -11,7 +11,7 @@ from vision.models.resnet import ResNet
 from vision.models.simclr import SimCLR
 from vision.models.vit import ViT
 
-VIEWS = jax.random.normal(jax.random.key(3), (8, 2, 8, 8, 3))
+VIEWS = jnp.asarray(np.random.default_rng(3).normal(size=(8, 2, 8, 8, 3)), jnp.float32)
 
 
 class Linear(nn.Module):

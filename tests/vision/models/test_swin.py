@@ -128,8 +128,8 @@ def test_other_publishers_number_mergings_differently(parity):
     ("make", "expected"),
     [
         (swin.Swin_T, 28_288_354),
-        (swin.Swin_S, 49_606_258),
-        (swin.Swin_B, 87_768_224),
+        pytest.param(swin.Swin_S, 49_606_258, marks=pytest.mark.slow),
+        pytest.param(swin.Swin_B, 87_768_224, marks=pytest.mark.slow),
     ],
 )
 def test_published_parameter_counts(make, expected, count_parameters):
@@ -252,7 +252,7 @@ def tiny(**fields):
     return Swin(num_classes=3, patch_size=2, embed_dim=8, **fields)
 
 
-IMAGE = jax.random.normal(jax.random.key(7), (6, 16, 16, 3))
+IMAGE = jnp.asarray(np.random.default_rng(7).normal(size=(6, 16, 16, 3)), jnp.float32)
 
 
 def test_windows_of_the_next_block_join_those_of_the_first(random_variables):

@@ -82,11 +82,11 @@ def test_published_hugging_face_names_hold_the_same_weights(parity, imported):
     ("make", "expected"),
     [
         (vit.ViT_Ti16, 5_717_416),
-        (vit.ViT_S16, 22_050_664),
-        (vit.ViT_S32, 22_878_952),
-        (vit.ViT_B8, 86_576_872),
+        pytest.param(vit.ViT_S16, 22_050_664, marks=pytest.mark.slow),
+        pytest.param(vit.ViT_S32, 22_878_952, marks=pytest.mark.slow),
+        pytest.param(vit.ViT_B8, 86_576_872, marks=pytest.mark.slow),
         (vit.ViT_B16, 86_567_656),
-        (vit.ViT_B32, 88_224_232),
+        pytest.param(vit.ViT_B32, 88_224_232, marks=pytest.mark.slow),
         pytest.param(vit.ViT_L16, 304_326_632, marks=pytest.mark.slow),
         pytest.param(vit.ViT_L32, 306_535_400, marks=pytest.mark.slow),
         pytest.param(vit.ViT_H14, 632_045_800, marks=pytest.mark.slow),
@@ -103,9 +103,9 @@ def test_published_parameter_counts(make, expected, count_parameters):
     ("make", "expected"),
     [
         (vit.ViT_S16, 22_049_896),
-        (vit.ViT_S32, 22_878_184),
-        (vit.ViT_B16, 86_566_120),
-        (vit.ViT_B32, 88_222_696),
+        pytest.param(vit.ViT_S32, 22_878_184, marks=pytest.mark.slow),
+        pytest.param(vit.ViT_B16, 86_566_120, marks=pytest.mark.slow),
+        pytest.param(vit.ViT_B32, 88_222_696, marks=pytest.mark.slow),
         pytest.param(vit.ViT_H14, 632_043_240, marks=pytest.mark.slow),
     ],
 )
@@ -121,8 +121,8 @@ def test_published_parameter_counts_of_average_pooling(
     [
         # (D, L, F) of "Scaling Vision Transformers", table 2, with the sizes given there.
         (vit.ViT_L14, (1024, 24, 4096), 304),
-        (vit.ViT_g14, (1408, 40, 6144), 1011),
-        (vit.ViT_G14, (1664, 48, 8192), 1843),
+        pytest.param(vit.ViT_g14, (1408, 40, 6144), 1011, marks=pytest.mark.slow),
+        pytest.param(vit.ViT_G14, (1664, 48, 8192), 1843, marks=pytest.mark.slow),
     ],
 )
 def test_parameter_counts_by_hand(make, sizes, millions, count_parameters):
@@ -148,7 +148,7 @@ def test_attention_pooling_and_representation_counts(count_parameters):
     assert count_parameters(wider, shape) == token + extra
 
 
-IMAGE = jax.random.normal(jax.random.key(3), (5, 8, 8, 3))
+IMAGE = jnp.asarray(np.random.default_rng(3).normal(size=(5, 8, 8, 3)), jnp.float32)
 
 
 def tiny(**fields):
@@ -199,7 +199,7 @@ def test_parts_make_the_whole(pooling, started):
 def test_encode_takes_any_number_of_tokens(started):
     model = tiny()
     variables = started(model)
-    tokens = jax.random.normal(jax.random.key(0), (2, 7, 16))
+    tokens = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, 16)), jnp.float32)
     encode = jax.jit(lambda x: model.apply(variables, x, method="encode"))
     few, all_ = encode(tokens[:, :3]), encode(tokens)
     assert few.shape == (2, 3, 16)
@@ -252,7 +252,9 @@ def test_half_precision_keeps_float32_parameters(started):
     np.testing.assert_allclose(half.astype(np.float32), full, atol=0.05 * scale)
 
 
-@pytest.mark.parametrize("pooling", ["token", "attention"])
+@pytest.mark.parametrize(
+    "pooling", ["token", pytest.param("attention", marks=pytest.mark.slow)]
+)
 def test_it_learns_a_handful_of_images(pooling, overfit):
     model = tiny(pooling=pooling, num_layers=1)
     losses = overfit(model, IMAGE, steps=40, learning_rate=1e-2)

@@ -64,9 +64,13 @@ def test_parity(parity, imported, assert_parity):
     ("make", "stem", "size", "expected"),
     [
         (vit.ViT_B1, bit.HybridStem50, 224, 98_659_112),
-        (vit.ViT_B1, bit.HybridStem50, 384, 98_950_952),
+        pytest.param(
+            vit.ViT_B1, bit.HybridStem50, 384, 98_950_952, marks=pytest.mark.slow
+        ),
         (vit.ViT_S1, bit.HybridStem26_32, 224, 36_431_912),
-        (vit.ViT_L1, bit.HybridStem50_32, 224, 328_994_856),
+        pytest.param(
+            vit.ViT_L1, bit.HybridStem50_32, 224, 328_994_856, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_published_parameter_counts(make, stem, size, expected, count_parameters):
@@ -148,7 +152,9 @@ def test_googles_files_fill_it(released):
 
 def test_googles_epsilons_differ_as_much_as_said(random_variables):
     """(deviation + 1e-5) for sqrt(variance + 1e-8), GroupNorm's 1e-6 for 1e-5."""
-    image = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
+    image = jnp.asarray(
+        np.random.default_rng(0).normal(size=(1, 64, 64, 3)), jnp.float32
+    )
     variables = random_variables(tiny(), image)
     published = bit.GoogleHybridStem50()
     google = {
@@ -167,7 +173,9 @@ def test_googles_epsilons_differ_as_much_as_said(random_variables):
 
 
 def test_tokens_are_the_pixels_of_the_map(random_variables):
-    image = jax.random.normal(jax.random.key(0), (2, 32, 48, 3))
+    image = jnp.asarray(
+        np.random.default_rng(0).normal(size=(2, 32, 48, 3)), jnp.float32
+    )
     model = tiny()
     variables = random_variables(model, image)
     params = variables["params"]
@@ -200,7 +208,7 @@ def small(dtype=None):
     return ViT(num_classes=4, patch_size=1, stem=stem, dtype=dtype, **sizes)
 
 
-IMAGE = jax.random.normal(jax.random.key(3), (5, 16, 16, 3))
+IMAGE = jnp.asarray(np.random.default_rng(3).normal(size=(5, 16, 16, 3)), jnp.float32)
 
 
 @pytest.mark.slow

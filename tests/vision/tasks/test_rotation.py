@@ -241,7 +241,9 @@ def test_accumulation_of_all_copies_equals_the_full_batch():
     )
 
 
-@pytest.mark.parametrize("copies", ["all", "random"])
+@pytest.mark.parametrize(
+    "copies", ["all", pytest.param("random", marks=pytest.mark.slow)]
+)
 def test_it_learns_which_side_is_up(copies):
     """Pictures that are brighter at the top than below."""
     rng = np.random.default_rng(0)
