@@ -7,7 +7,9 @@ Command: TFDS_DATA_DIR=... python train.py --config=configs/rnn_multi30k.py
 Another attention, or none: --config=configs/rnn_multi30k.py:none
 
 Result: 38.24 BLEU on test 2016 with additive attention, 24.38 with none (sacrebleu 2.6.0, cased,
-13a, beam 4; an H100 shared with six other runs, three minutes, 2026-11-26); on a CPU untested
+13a, beam 4; an H100 shared with six other runs, three minutes, 2026-11-26); on one CPU core, with
+--config.total_steps=1500, 36.11 BLEU and 59.45 chrF with additive attention, 105 minutes of
+processor time
 """
 
 from ml_collections import ConfigDict

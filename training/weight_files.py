@@ -318,7 +318,7 @@ def _check(
         found = "; ".join(f"{k}: {_listed(sorted(v))}" for k, v in kinds.items() if v)
         raise ValueError(
             f"the weights ({naming.name} naming) do not fit the model; {found}. Compare "
-            "the model's fields (sizes, num_classes, pool) with the file's architecture"
+            "the model's fields (sizes, num_classes, pooling) with the file's architecture"
         )
 
 
