@@ -33,8 +33,9 @@ import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# toy_experiment, for dotted paths; test_configs, for loading them.
-sys.path[:0] = [str(ROOT / "tests" / "training"), str(ROOT / "tests")]
+# toy_experiment, for dotted paths; test_configs, for loading them; test_namings, for models.
+FOLDERS = ("tests/training", "tests/vision/weights", "tests")
+sys.path[:0] = [str(ROOT / folder) for folder in FOLDERS]
 
 
 def _optional_folder(variable: str, name: str) -> pathlib.Path:

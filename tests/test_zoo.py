@@ -1,0 +1,76 @@
+"""Every image classifier, tiny: resumes to the last bit, and does not depend on the devices."""
+
+import jax
+import numpy as np
+import pytest
+from test_configs import load
+from test_namings import CASES, IMAGE_SIZES
+
+from training import checkpoint
+from training.run import Run
+from vision.models.alexnet import AlexNet
+from vision.models.beit import BEiTPretraining
+from vision.models.lenet import LeNet
+from vision.models.mae import MAE
+from vision.models.mlp import MLP
+from vision.models.zfnet import ZFNet
+
+pytestmark = pytest.mark.slow
+
+ZOO = {
+    type(model).__name__: model
+    for model, _ in reversed(CASES)
+    if not isinstance(model, MAE | BEiTPretraining)
+}
+ZOO |= {"LeNet": LeNet(3), "MLP": MLP(3, hidden_dims=(8,))}
+ZOO |= {
+    "AlexNet": AlexNet(3, widths=(4, 4, 8, 8, 4), hidden_dims=(8, 8)),
+    "ZFNet": ZFNet(3, widths=(4, 4, 8, 8, 4), hidden_dims=(8, 8)),
+}
+
+
+def tiny(name):
+    """Named by the configs below."""
+    return ZOO[name].clone(num_classes=10)
+
+
+def config(name, devices):
+    found = load("resnet_digits")
+    found |= {"batch_size": 16, "evals": {}, "best_metric": None, "ema_decay": None}
+    size = IMAGE_SIZES.get(name, 64 if name == "ZFNet" else 32)
+    resize = {"type": "vision.transforms.Resize", "size": (size, size)}
+    found["data"]["transforms"] = [resize]
+    found["task"]["model"] = {"type": "test_zoo.tiny", "name": name}
+    found["optimizer"]["rule"]["learning_rate"] = 1e-3
+    return found | {"mesh": {"data": devices}}
+
+
+def follow(run, state, first, steps):
+    losses = []
+    with run.experiment.data.train_batches(
+        batch_size=16, seed=0, start_step=first
+    ) as batches:
+        for _ in range(steps):
+            state, metrics = run.update(state, run.layout.put(next(batches)))
+            losses.append(float(metrics["loss"].compute()))
+    return losses, state
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_it_resumes_to_the_last_bit_and_eight_devices_follow_one(name, tmp_path):
+    run = Run.from_config(config(name, 1), jax.devices()[:1])
+    start, state = follow(run, run.init(), 0, 2)
+    keeper = checkpoint.Checkpointer(tmp_path)
+    keeper.save(2, state)
+    keeper.wait()
+    rest, last = follow(run, state, 2, 2)
+    restored = keeper.restore(run.target).state
+    keeper.close()
+    again, end = follow(run, restored, 2, 2)
+    assert again == rest
+    jax.tree.map(
+        np.testing.assert_array_equal, jax.device_get(last), jax.device_get(end)
+    )
+    wide = Run.from_config(config(name, 8))
+    losses, _ = follow(wide, wide.init(), 0, 4)
+    np.testing.assert_allclose(losses, start + rest, rtol=1e-3)
