@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from test_configs import load
 from test_namings import CASES, IMAGE_SIZES
+from test_pretraining import follow
 
 from training import checkpoint
 from training.run import Run
@@ -43,17 +44,6 @@ def config(name, devices):
     found["task"]["model"] = {"type": "test_zoo.tiny", "name": name}
     found["optimizer"]["rule"]["learning_rate"] = 1e-3
     return found | {"mesh": {"data": devices}}
-
-
-def follow(run, state, first, steps):
-    losses = []
-    with run.experiment.data.train_batches(
-        batch_size=16, seed=0, start_step=first
-    ) as batches:
-        for _ in range(steps):
-            state, metrics = run.update(state, run.layout.put(next(batches)))
-            losses.append(float(metrics["loss"].compute()))
-    return losses, state
 
 
 @pytest.mark.parametrize("name", sorted(ZOO))
