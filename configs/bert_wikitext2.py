@@ -66,7 +66,8 @@ def get_config():
             embed_dim=192,
             num_layers=4,
             num_heads=3,
-            dropout_rate=0.1,
+            # No dropout: a model this small does not get to fit the text too well.
+            dropout_rate=0.0,
         ),
         tokenizer=tokenizer,
         gather=True,

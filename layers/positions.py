@@ -274,13 +274,15 @@ def resize_positions(
 class ResizePositions:
     """Adapts position tables of another grid when a run starts from another one.
 
-    An adapter of `training.initialization.FromRun`.
+    An adapter of `training.initialization.FromRun`. A table of relative positions has a grid
+    too, of offsets: 2 h - 1 by 2 w - 1 for h by w cells.
 
     Args:
         match: pattern of the tables' paths.
         old_grid, new_grid: (height, width), in cells; None for squares.
-        num_prefix: leading vectors that belong to no cell; None for 1 where the length is
-            one more than a square, else 0.
+        num_prefix: leading vectors that belong to no cell; None for 1 or 2 where the length
+            is so much more than a square, else 0.
+        num_suffix: vectors at the end that belong to no cell.
         method: 'bicubic' or 'bilinear'.
     """
 
@@ -288,6 +290,7 @@ class ResizePositions:
     old_grid: tuple[int, int] | None = None
     new_grid: tuple[int, int] | None = None
     num_prefix: int | None = None
+    num_suffix: int = 0
     method: str = "bicubic"
 
     def __call__(
@@ -303,12 +306,13 @@ class ResizePositions:
             return None
         if (*table.shape[:-2], table.shape[-1]) != (*shape[:-2], shape[-1]):
             raise ValueError(f"a table of {table.shape} cannot be resized to {shape}")
-        old, prefix = _grid(table.shape[-2], self.old_grid, self.num_prefix)
-        new, _ = _grid(shape[-2], self.new_grid, prefix)
+        length = table.shape[-2] - self.num_suffix
+        old, prefix = _grid(length, self.old_grid, self.num_prefix)
+        new, _ = _grid(shape[-2] - self.num_suffix, self.new_grid, prefix)
         resized = resize_positions(
-            table, old, new, num_prefix=prefix, method=self.method
+            table[..., :length, :], old, new, num_prefix=prefix, method=self.method
         )
-        return np.asarray(resized)
+        return np.concatenate([resized, table[..., length:, :]], axis=-2)
 
 
 def _grid(
@@ -317,8 +321,8 @@ def _grid(
     """((height, width), leading vectors) of a table of this length."""
     if grid is not None:
         return grid, length - grid[0] * grid[1] if num_prefix is None else num_prefix
-    for prefix in (0, 1) if num_prefix is None else (num_prefix,):
-        side = math.isqrt(length - prefix)
+    for prefix in (0, 1, 2) if num_prefix is None else (num_prefix,):
+        side = math.isqrt(max(0, length - prefix))
         if side and side * side == length - prefix:
             return (side, side), prefix
     raise ValueError(

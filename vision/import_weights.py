@@ -22,8 +22,13 @@ __all__ = [
 ]
 
 NAMINGS = weight_files.namings_in("vision.weights")
-# What `--resize_positions` asks: tables of absolute positions of another image size.
-POSITION_ADAPTERS = (ResizePositions(),)
+# What `--resize_positions` asks: tables of positions of another image size, or of relative
+# ones of another window (Swin) or image (BEiT, whose class token has three offsets more).
+POSITION_ADAPTERS = (
+    ResizePositions(),
+    ResizePositions(match=r"\bposition_bias$", num_prefix=0),
+    ResizePositions(match=r"\bposition_bias(_\d+)?/table$", num_prefix=0, num_suffix=3),
+)
 
 
 def convert(

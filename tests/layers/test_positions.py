@@ -117,9 +117,37 @@ def test_tables_are_resized_when_a_run_starts_from_another():
     assert resize("backbone/class_token", table, (1, 1, 8)) is None
 
 
+def test_two_tokens_and_no_cells_are_kept_as_they_are():
+    table = np.random.default_rng(0).normal(size=(1, 2 + 9, 4)).astype(np.float32)
+    found = ResizePositions()("position_embedding", table, (1, 2 + 36, 4))
+    np.testing.assert_array_equal(found[:, :2], table[:, :2])
+    expected = resize_positions(table[:, 2:], (3, 3), (6, 6))
+    np.testing.assert_array_equal(found[:, 2:], expected)
+
+
+@pytest.mark.parametrize("num_suffix", [0, 3])
+def test_tables_of_offsets_keep_their_middle_and_their_directions(num_suffix):
+    # Two heads: how far down and how far right, in windows of 4; then in windows of 7.
+    down, right = np.mgrid[-3:4, -3:4].astype(np.float32)
+    offsets = np.stack([down, right], -1).reshape(-1, 2)
+    extra = np.full((num_suffix, 2), 9, np.float32)
+    resize = ResizePositions(match="bias$", num_prefix=0, num_suffix=num_suffix)
+    table = np.concatenate([offsets, extra])
+    found = resize("stage_0_block_0/bias", table, (13 * 13 + num_suffix, 2))
+    grid = found[: 13 * 13].reshape(13, 13, 2)
+    np.testing.assert_allclose(grid[6, 6], 0, atol=1e-5)
+    # The same window has more cells, so that an offset is 7 / 13 of what it was.
+    np.testing.assert_allclose(grid[6, 7], [0, 7 / 13], atol=2e-2)
+    np.testing.assert_allclose(grid[8, 6], [14 / 13, 0], atol=2e-2)
+    np.testing.assert_allclose(grid, -grid[::-1, ::-1], atol=1e-5)
+    np.testing.assert_array_equal(found[13 * 13 :], extra)
+
+
 def test_grids_that_are_no_squares_have_to_be_given():
     table = np.ones((1, 6, 8), np.float32)
-    with pytest.raises(ValueError, match="6 positions are no square grid"):
+    with pytest.raises(ValueError, match="7 positions are no square grid"):
+        ResizePositions()("position_embedding", np.ones((1, 7, 8)), (1, 28, 8))
+    with pytest.raises(ValueError, match="24 positions are no square grid"):
         ResizePositions()("position_embedding", table, (1, 24, 8))
     resize = ResizePositions(old_grid=(2, 3), new_grid=(4, 6))
     assert resize("position_embedding", table, (1, 24, 8)).shape == (1, 24, 8)

@@ -92,9 +92,10 @@ def test_three_small_windows_weigh_27_to_the_49_of_one_large():
 
 @pytest.mark.parametrize("naming", NAMINGS, ids=lambda naming: naming.name)
 def test_files_of_every_depth_are_told_apart_by_their_names(naming):
-    depth, _, norm = naming.name.removeprefix("torchvision vgg").partition("_")
+    form = naming.name.partition("vgg")[2]
+    depth, _, norm = form.partition("_")
     make = getattr(vgg, f"VGG{depth}{'BatchNorm' if norm else ''}")
-    model = make(num_classes=3, stage_widths=(2,) * 5, map_size=1, hidden_dims=(4, 4))
+    model = make(num_classes=3, stage_widths=(2,) * 5, map_size=7, hidden_dims=(4, 4))
     image = jnp.zeros((1, 32, 32, 3))
     template = jax.eval_shape(model.init, jax.random.key(0), image)
     rng, file = np.random.default_rng(0), {}
@@ -114,7 +115,7 @@ def test_files_of_every_depth_are_told_apart_by_their_names(naming):
         "16_bn": "features.40",
         "19": "features.34",
         "19_bn": "features.49",
-    }[naming.name.removeprefix("torchvision vgg")]
+    }[form]
     numbers = {int(n.split(".")[1]) for n in file if n.startswith("features")}
     assert max(numbers) == int(last.split(".")[1]) + bool(norm)
     of_last_stage = max(k for k in params if k.startswith("stage_4_conv"))

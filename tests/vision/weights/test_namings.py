@@ -87,9 +87,9 @@ CONVNEXT = ConvNeXt(3, **STAGES, layer_scale=0.1)
 DENSENET = DenseNet(3, (2, 1, 1, 1), growth_rate=4, stem_width=8)
 SWIN = Swin(3, embed_dim=8, stage_sizes=(2, 1, 1, 1), num_heads=(1, 2, 2, 2))
 VGGS = [
-    (VGG(3, sizes, (4, 4, 8, 8, 8), norm, map_size=1, hidden_dims=(6, 6)), naming)
+    (VGG(3, sizes, (4, 4, 8, 8, 8), norm, map_size=7, hidden_dims=(6, 6)), naming)
     for (sizes, norm), naming in zip(
-        ((sizes, norm) for sizes in vgg.DEPTHS.values() for norm in (False, True)),
+        2 * [(x, norm) for x in vgg.DEPTHS.values() for norm in (False, True)],
         vgg.NAMINGS,
         strict=True,
     )

@@ -262,7 +262,7 @@ def test_no_fixture_that_a_table_knows_is_forgotten(parity):
 
 def shape_for(layout):
     """A shape of ours that the layout can be asked about."""
-    for shape in ((2, 3, 4, 5), (4, 6), (5,)):
+    for shape in ((2, 3, 4, 5), (4, 6), (98, 6), (5,)):
         try:
             layout.load(np.zeros(layout.theirs(shape)), shape)
         except (ValueError, TypeError):
