@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from layers.attention_blocks import block_length, blocks_attention
 from layers.attention_implementations import (
     causal_part,
     einsum_attention,
@@ -27,7 +28,7 @@ from layers.dense import DenseGeneral
 from layers.masks import combine_masks
 from layers.positions import rotary
 
-IMPLEMENTATIONS = ("einsum", "xla", "cudnn")
+IMPLEMENTATIONS = ("einsum", "blocks", "xla", "cudnn")
 MASK_SHAPE = "[B or 1, N or 1, T or 1, S]"
 
 
@@ -59,10 +60,13 @@ def dot_product_attention(
         causal: query t sees keys 0 to t only; cuDNN then skips the others.
         num_keys: the keys from here on are padding, which no query sees; None for S.
         scale: None for 1 / sqrt(H).
-        implementation: 'einsum' is the reference, written out; 'xla' and 'cudnn'
-            (flash attention: NVIDIA GPUs, half precision, some shapes) are those of
-            `jax.nn.dot_product_attention`; None is 'einsum' on CPU, where it is the faster,
-            and for weights and dropout, which the others lack; 'xla' elsewhere.
+        implementation: 'einsum' is the reference, written out; 'blocks' is
+            `layers.attention_blocks`, for causal calls with T = S, no bias and one mask for
+            all heads, and 'einsum' for others; 'xla' and 'cudnn' (flash attention: NVIDIA
+            GPUs, half precision, some shapes) are those of `jax.nn.dot_product_attention`.
+            None is the fastest: on a CPU 'einsum', or 'blocks' for two blocks or more on
+            one device; 'xla' elsewhere, but 'einsum' for weights and dropout, which the
+            others lack.
         dropout_rate, dropout_rng: of the weights; a PRNG key, or None for no dropout.
         return_weights: also return the weights, which 'einsum' then computes.
 
@@ -75,11 +79,17 @@ def dot_product_attention(
     _check_mask(mask)
     scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
     drops = dropout_rate > 0.0 and dropout_rng is not None
+    in_blocks = causal and bias is None and query.shape[1] == key.shape[1]
+    in_blocks &= num_keys is None and (mask is None or mask.shape[1] == 1)
     implementation = _choose(implementation, drops, return_weights)
+    if implementation is None:
+        implementation = _fastest(query.shape[1], in_blocks)
     if num_keys is not None and (mask is not None or implementation != "cudnn"):
         seen = (jnp.arange(key.shape[1]) < num_keys)[None, None, None]
         mask, num_keys = combine_masks(mask, seen), None
-    if implementation != "einsum":
+    if implementation == "blocks" and in_blocks:
+        return blocks_attention(query * scale, key, value, mask)
+    if implementation in ("xla", "cudnn"):
         return jax_attention(
             (query, key, value), mask, bias, num_keys, causal, scale, implementation
         )
@@ -99,10 +109,22 @@ def _check_mask(mask: jax.Array | None) -> None:
         )
 
 
-def _choose(implementation: str | None, drops: bool, return_weights: bool) -> str:
+def _fastest(length: int, in_blocks: bool) -> str:
+    if jax.default_backend() != "cpu":
+        return "xla"
+    # The loop over heads would gather heads that are sharded.
+    alone = jax.device_count() == 1
+    return (
+        "blocks" if in_blocks and alone and length > block_length(length) else "einsum"
+    )
+
+
+def _choose(
+    implementation: str | None, drops: bool, return_weights: bool
+) -> str | None:
+    """The one to take, after checks; None for the fastest."""
     if implementation is None:
-        on_cpu = jax.default_backend() == "cpu"
-        return "einsum" if on_cpu or drops or return_weights else "xla"
+        return "einsum" if drops or return_weights else None
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(
             f"unknown attention implementation {implementation!r}; "

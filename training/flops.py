@@ -62,7 +62,8 @@ def _equation(eqn: Any) -> int:
         return _dot(eqn)
     if name == "conv_general_dilated":
         return _convolution(eqn)
-    if name.startswith("dot_product_attention_"):
+    # A primitive, or a jitted function of this name.
+    if str(params.get("name", name)).startswith("dot_product_attention_"):
         return _fused_attention(eqn)
     if name == "cond":
         return max(_jaxpr(branch.jaxpr) for branch in params["branches"])
@@ -150,7 +151,8 @@ def _positions(
 
 
 def _fused_attention(eqn: Any) -> int:
-    """cuDNN's flash attention on [B, T, N, H] and [B, S, N, H], masks ignored.
+    """cuDNN's flash attention, or ours in blocks, on [B, T, N, H] and [B, S, N, H], masks
+    ignored.
 
     Two products forward; four backward and one recomputed, which is counted because it
     is part of the method.
