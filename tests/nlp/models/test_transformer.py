@@ -11,6 +11,8 @@ import optax
 import pytest
 from encoder_decoders import SIZES, SOURCE, TARGET, jit, stacked
 
+from nlp.beam_search import beam_search
+from nlp.decoding import Rules
 from nlp.import_weights import convert
 from nlp.models.transformer import (
     Transformer,
@@ -90,6 +92,38 @@ def test_parity_with_marian(parity, imported, assert_parity):
     assert_parity(name, "decoder_last_hidden", hidden)
     # The reference forces its last token to be the end.
     np.testing.assert_array_equal(written[:, :-2], greedy[:, 1:-1])
+
+
+def test_beam_search_writes_what_marians_does(parity, imported):
+    """The reference forces the end after seven tokens, at no cost; none ends before."""
+    arrays = {
+        k: v.astype(np.int32) for k, v in parity("marian_hf")[1].items() if "id" in k
+    }
+    model = Transformer_Marian(99, 32, pad_id=98, **MARIAN)
+    source, expected = arrays["in_input_ids"], arrays["out_beam3_ids"]
+    variables = imported(model, "marian_hf", source, expected)
+    length = expected.shape[1] - 2
+
+    @jit
+    def search(source):
+        def step(tokens, state):
+            source, read, place = state
+            read = jax.vmap(lambda row, i, token: row.at[i].set(token))(
+                read, place, tokens
+            )
+            logits = model.apply(variables, source, read)
+            logits = jnp.take_along_axis(logits, place[:, None, None], 1)[:, 0]
+            return logits, (source, read, place + 1)
+
+        rows = len(source)
+        start = jnp.full((rows, length), 98, jnp.int32)
+        logits, state = step(start[:, 0], (source, start, jnp.zeros(rows, jnp.int32)))
+        rules = Rules(max_length=length, eos_id=0, pad_id=98, forbidden=(98,))
+        return beam_search(step, logits, state, rules, beam_size=3, length_penalty=1.0)
+
+    np.testing.assert_array_equal(search(source).tokens[:, 0], expected[:, 1:-1])
+    # Not what the greedy choice gives.
+    assert (expected != arrays["out_greedy_ids"]).any()
 
 
 def test_published_marian_files_hold_the_same_weights(parity, imported):
