@@ -18,7 +18,7 @@ def get_config(start="pretrained"):
     config = ConfigDict()
     config.seed = 0
     config.batch_size = 32
-    config.total_steps = 1080
+    config.total_steps = 648  # three epochs
     total_steps = config.get_oneway_ref("total_steps")
     length, vocab_size = 64, 8000
     if start == "pretrained":
@@ -89,6 +89,8 @@ def get_config(start="pretrained"):
                 num_layers=4,
                 num_heads=3,
                 dropout_rate=0.1,
+                pooling="mean",
+                next_sentence=False,
             ),
         ),
         tokenizer=tokenizer,
@@ -100,7 +102,7 @@ def get_config(start="pretrained"):
             type="optax.adamw",
             learning_rate=dict(
                 type="training.optimizer.warmup_linear",
-                peak=2e-4,
+                peak=5e-4,
                 warmup_steps=total_steps // 10,
                 total_steps=total_steps,
             ),

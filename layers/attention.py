@@ -64,7 +64,7 @@ def dot_product_attention(
             `layers.attention_blocks`, for causal calls with T = S, no bias and one mask for
             all heads, and 'einsum' for others; 'xla' and 'cudnn' (flash attention: NVIDIA
             GPUs, half precision, some shapes) are those of `jax.nn.dot_product_attention`.
-            None is the fastest: on a CPU 'einsum', or 'blocks' for two blocks or more on
+            None is the fastest: on a CPU 'einsum', or 'blocks' for three blocks or more on
             one device; 'xla' elsewhere, but 'einsum' for weights and dropout, which the
             others lack.
         dropout_rate, dropout_rng: of the weights; a PRNG key, or None for no dropout.
@@ -113,10 +113,8 @@ def _fastest(length: int, in_blocks: bool) -> str:
     if jax.default_backend() != "cpu":
         return "xla"
     # The loop over heads would gather heads that are sharded.
-    alone = jax.device_count() == 1
-    return (
-        "blocks" if in_blocks and alone and length > block_length(length) else "einsum"
-    )
+    in_blocks &= jax.device_count() == 1 and length > 2 * block_length(length)
+    return "blocks" if in_blocks else "einsum"
 
 
 def _choose(

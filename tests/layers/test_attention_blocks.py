@@ -94,7 +94,7 @@ def test_the_default_is_blocks_for_long_causal_calls_on_one_device(monkeypatch):
     assert calls(monkeypatch, 1, LENGTH, causal=True)
     assert calls(monkeypatch, 1, LENGTH, causal=True, mask=MASKS["padding"])
     assert not calls(monkeypatch, 8, LENGTH, causal=True)
-    assert not calls(monkeypatch, 1, 64, causal=True)
+    assert not calls(monkeypatch, 1, 128, causal=True)
     assert not calls(monkeypatch, 1, LENGTH)
     bias = jnp.zeros((1, N, LENGTH, LENGTH))
     assert not calls(monkeypatch, 1, LENGTH, causal=True, bias=bias)
