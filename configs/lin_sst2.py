@@ -5,7 +5,7 @@ https://arxiv.org/abs/1703.03130, smaller, and on SST-2 instead of Yelp.
 
 Command: TFDS_DATA_DIR=... python train.py --config=configs/lin_sst2.py
 
-Result: untested
+Result: 78.80 % of the test split (77.29 % of the validation split), one CPU core, 2 minutes
 """
 
 from ml_collections import ConfigDict
