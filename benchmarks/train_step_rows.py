@@ -123,6 +123,21 @@ ROWS = {
         batch_size={"cpu": 8, "gpu": 256},
         convolutional=True,
     ),
+    # Depthwise convolutions: of 3 x 3 pixels, and of 7 x 7.
+    "mobilenet_v2": Row(
+        **classification("mobilenet_v2.MobileNetV2", size=224, num_classes=1000),
+        torch="timm:mobilenetv2_100",
+        optimizer="sgd",
+        batch_size={"cpu": 8, "gpu": 512},
+        convolutional=True,
+    ),
+    "convnext_t": Row(
+        **classification("convnext.ConvNeXtT", size=224, num_classes=1000),
+        torch="timm:convnext_tiny",
+        optimizer="adamw",
+        batch_size={"cpu": 4, "gpu": 256},
+        convolutional=True,
+    ),
     "mae_vit_b16": Row(
         task={
             "type": "vision.tasks.masked_autoencoding.MaskedAutoencoding",
