@@ -16,7 +16,7 @@ from jax import lax
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 # Below this many products compiling takes longer than it saves.
-_WORTH_IT = 2**20
+_WORTH_IT = 2**18
 # Sums over windows up to this size are written out; over larger ones they are loops over
 # rows, which compile sooner.
 _WRITTEN_OUT = 9
