@@ -53,20 +53,17 @@ def dot_product_attention(
 
     Args:
         query: [B, T, N, H].
-        key, value: [B, S, K, H]; query heads i * N / K to (i + 1) * N / K - 1 share key
-            head i.
+        key, value: [B, S, K, H]; N / K query heads, one after the other, share a key head.
         mask: bool [B or 1, N or 1, T or 1, S]; True = may attend.
         bias: float, same shapes as the mask, finite; what is forbidden belongs in the mask.
         causal: query t sees keys 0 to t only; cuDNN then skips the others.
         num_keys: the keys from here on are padding, which no query sees; None for S.
         scale: None for 1 / sqrt(H).
         implementation: 'einsum' is the reference, written out; 'blocks' is
-            `layers.attention_blocks`, for causal calls with T = S, no bias and one mask for
-            all heads, and 'einsum' for others; 'xla' and 'cudnn' (flash attention: NVIDIA
-            GPUs, half precision, some shapes) are those of `jax.nn.dot_product_attention`.
-            None is the fastest: on a CPU 'einsum', or 'blocks' for three blocks or more on
-            one device; 'xla' elsewhere, but 'einsum' for weights and dropout, which the
-            others lack.
+            `layers.attention_blocks` for calls that it can do, 'einsum' for others; 'xla'
+            and 'cudnn' (flash attention: NVIDIA GPUs, half precision, some shapes) are
+            those of `jax.nn.dot_product_attention`. None is the fastest: 'einsum' on a CPU
+            (on one device 'blocks' from three on) and for weights and dropout, else 'xla'.
         dropout_rate, dropout_rng: of the weights; a PRNG key, or None for no dropout.
         return_weights: also return the weights, which 'einsum' then computes.
 
@@ -79,26 +76,26 @@ def dot_product_attention(
     _check_mask(mask)
     scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
     drops = dropout_rate > 0.0 and dropout_rng is not None
-    in_blocks = causal and bias is None and query.shape[1] == key.shape[1]
-    in_blocks &= num_keys is None and (mask is None or mask.shape[1] == 1)
-    implementation = _choose(implementation, drops, return_weights)
-    if implementation is None:
-        implementation = _fastest(query.shape[1], in_blocks)
+    blocks = causal and bias is None and num_keys is None and _square(query, key, mask)
+    length = query.shape[1] if blocks else None
+    implementation = _choose(implementation, drops, return_weights, length)
     if num_keys is not None and (mask is not None or implementation != "cudnn"):
         seen = (jnp.arange(key.shape[1]) < num_keys)[None, None, None]
         mask, num_keys = combine_masks(mask, seen), None
-    if implementation == "blocks" and in_blocks:
+    if implementation == "blocks":
         return blocks_attention(query * scale, key, value, mask)
-    if implementation in ("xla", "cudnn"):
-        return jax_attention(
-            (query, key, value), mask, bias, num_keys, causal, scale, implementation
-        )
+    if implementation != "einsum":
+        heads = query, key, value
+        return jax_attention(heads, mask, bias, num_keys, causal, scale, implementation)
     allowed = combine_masks(mask, causal_part(causal, query, key))
-    rate = dropout_rate if drops else 0.0
-    output, weights = einsum_attention(
-        query * scale, key, value, allowed, bias, rate, dropout_rng
-    )
+    heads, rate = (query * scale, key, value), dropout_rate if drops else 0.0
+    output, weights = einsum_attention(*heads, allowed, bias, rate, dropout_rng)
     return (output, weights()) if return_weights else output
+
+
+def _square(query: jax.Array, key: jax.Array, mask: jax.Array | None) -> bool:
+    """As many queries as keys, and one mask for all heads."""
+    return query.shape[1] == key.shape[1] and (mask is None or mask.shape[1] == 1)
 
 
 def _check_mask(mask: jax.Array | None) -> None:
@@ -109,20 +106,17 @@ def _check_mask(mask: jax.Array | None) -> None:
         )
 
 
-def _fastest(length: int, in_blocks: bool) -> str:
-    if jax.default_backend() != "cpu":
-        return "xla"
-    # The loop over heads would gather heads that are sharded.
-    in_blocks &= jax.device_count() == 1 and length > 2 * block_length(length)
-    return "blocks" if in_blocks else "einsum"
-
-
 def _choose(
-    implementation: str | None, drops: bool, return_weights: bool
-) -> str | None:
-    """The one to take, after checks; None for the fastest."""
+    implementation: str | None, drops: bool, return_weights: bool, length: int | None
+) -> str:
+    """The one to take; `length` is that of a call that can be done in blocks."""
+    if implementation is None and jax.default_backend() == "cpu":
+        # The loop over heads would gather heads that are sharded.
+        alone = length is not None and jax.device_count() == 1
+        many = alone and length > 2 * block_length(length)
+        return "blocks" if many and not (drops or return_weights) else "einsum"
     if implementation is None:
-        return "einsum" if drops or return_weights else None
+        return "einsum" if drops or return_weights else "xla"
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(
             f"unknown attention implementation {implementation!r}; "
@@ -138,7 +132,9 @@ def _choose(
             "attention implementation 'cudnn' needs an NVIDIA GPU, and this is "
             f"{jax.default_backend()}; choose 'xla'"
         )
-    return "einsum" if return_weights else implementation
+    if return_weights or (implementation == "blocks" and length is None):
+        return "einsum"
+    return implementation
 
 
 class MultiHeadAttention(nn.Module):
