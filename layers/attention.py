@@ -56,14 +56,14 @@ def dot_product_attention(
         key, value: [B, S, K, H]; N / K query heads, one after the other, share a key head.
         mask: bool [B or 1, N or 1, T or 1, S]; True = may attend.
         bias: float, same shapes as the mask, finite; what is forbidden belongs in the mask.
-        causal: query t sees keys 0 to t only; cuDNN then skips the others.
+        causal: query t sees keys 0 to t only; cuDNN and blocks skip the others.
         num_keys: the keys from here on are padding, which no query sees; None for S.
         scale: None for 1 / sqrt(H).
         implementation: 'einsum' is the reference, written out; 'blocks' is
             `layers.attention_blocks` for calls that it can do, 'einsum' for others; 'xla'
             and 'cudnn' (flash attention: NVIDIA GPUs, half precision, some shapes) are
-            those of `jax.nn.dot_product_attention`. None is the fastest: 'einsum' on a CPU
-            (on one device 'blocks' from three on) and for weights and dropout, else 'xla'.
+            those of `jax.nn.dot_product_attention`. None: 'einsum' for weights and dropout;
+            'blocks' for three or more on the one device of a CPU, else 'einsum'; or 'xla'.
         dropout_rate, dropout_rng: of the weights; a PRNG key, or None for no dropout.
         return_weights: also return the weights, which 'einsum' then computes.
 

@@ -3,7 +3,8 @@
 After T. Dao et al., "FlashAttention: Fast and Memory-Efficient Exact Attention with
 IO-Awareness", 2022, https://arxiv.org/abs/2205.14135: the scores of a block are used while
 they lie in the processor's cache, never kept, and computed again for the gradients. A block
-of queries multiplies the keys up to its last one only, which leaves out half of the work.
+of queries multiplies the keys up to its last one only, which leaves out up to half of the
+work.
 The blocks are unrolled, so that each has the shapes it needs.
 
 Dimensions: B batch, T queries and keys, N heads, K key/value heads (divides N), H head dim.
@@ -63,8 +64,8 @@ def _attention(query, key, value, mask):
 
 
 def _forward(query, key, value, mask):
-    output, normalizers = dot_product_attention_blocks(query, key, value, mask)
-    return output, (query, key, value, mask, output, normalizers)
+    output, logsumexp = dot_product_attention_blocks(query, key, value, mask)
+    return output, (query, key, value, mask, output, logsumexp)
 
 
 def _backward(residuals, gradient):
@@ -79,10 +80,10 @@ _attention.defvjp(_forward, _backward)
 def dot_product_attention_blocks(
     query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
-    """[B, T, N, H], and the logarithms of the softmax's sums, float32 [N, B, T, 1]."""
+    """[B, T, N, H], and the scores' log-sum-exp, float32 [N, B, T, 1]."""
     heads = tuple(map(_by_head, (query, key, value)))
-    output, normalizers = lax.map(functools.partial(_head, mask=mask), heads)
-    return _by_token(output), normalizers
+    output, logsumexp = lax.map(functools.partial(_head, mask=mask), heads)
+    return _by_token(output), logsumexp
 
 
 @jax.jit
@@ -92,13 +93,13 @@ def dot_product_attention_blocks_bwd(
     value: jax.Array,
     mask: jax.Array | None,
     output: jax.Array,
-    normalizers: jax.Array,
+    logsumexp: jax.Array,
     gradient: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The gradients of query, key and value, [B, T, N, H]."""
     heads = tuple(map(_by_head, (query, key, value, output, gradient)))
     gradients = lax.map(
-        functools.partial(_head_gradients, mask=mask), (*heads, normalizers)
+        functools.partial(_head_gradients, mask=mask), (*heads, logsumexp)
     )
     return tuple(map(_by_token, gradients))
 
@@ -137,9 +138,9 @@ def _scores(
 def _head(
     heads: tuple[jax.Array, jax.Array, jax.Array], mask: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
-    """One head: [B, T, H], and the logarithms of the softmax's sums, [B, T, 1]."""
+    """One head: [B, T, H], and its scores' log-sum-exp, [B, T, 1]."""
     query, key, value = heads
-    outputs, normalizers = [], []
+    outputs, logsumexps = [], []
     for first, end in _blocks(query.shape[1]):
         logits, somewhere = _scores(query, key, mask, first, end)
         largest = logits.max(-1, keepdims=True)
@@ -147,28 +148,28 @@ def _head(
         sums = exponentials.sum(-1, keepdims=True)
         rows = exponentials.astype(value.dtype)
         output = _product("BTS,BSH->BTH", rows, value[:, :end]) / sums
-        normalizer = largest + jnp.log(sums)
+        logsumexp = largest + jnp.log(sums)
         if somewhere is not None:
             # Infinite, so that the backward pass finds weights of zero.
             output = jnp.where(somewhere, output, 0)
-            normalizer = jnp.where(somewhere, normalizer, jnp.inf)
+            logsumexp = jnp.where(somewhere, logsumexp, jnp.inf)
         outputs.append(output.astype(value.dtype))
-        normalizers.append(normalizer)
-    return jnp.concatenate(outputs, 1), jnp.concatenate(normalizers, 1)
+        logsumexps.append(logsumexp)
+    return jnp.concatenate(outputs, 1), jnp.concatenate(logsumexps, 1)
 
 
 def _head_gradients(
     head: tuple[jax.Array, ...], mask: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Of query, key and value of one head, [B, T, H]; the weights are computed again."""
-    query, key, value, output, gradient, normalizers = head
+    query, key, value, output, gradient, logsumexp = head
     # What the softmax's gradient subtracts: sum over keys of weight times its gradient.
-    shared = (gradient * output).astype(normalizers.dtype).sum(-1, keepdims=True)
+    shared = (gradient.astype(logsumexp.dtype) * output).sum(-1, keepdims=True)
     queries, keys, values = [], [], []
     for first, end in _blocks(query.shape[1]):
         block = slice(first, end)
         logits, _ = _scores(query, key, mask, first, end)
-        weights = jnp.exp(logits - normalizers[:, block])
+        weights = jnp.exp(logits - logsumexp[:, block])
         of_weights = _product("BTH,BSH->BTS", gradient[:, block], value[:, :end])
         of_logits = (weights * (of_weights - shared[:, block])).astype(key.dtype)
         queries.append(_product("BTS,BSH->BTH", of_logits, key[:, :end]))

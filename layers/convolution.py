@@ -15,7 +15,7 @@ import jax
 from jax import lax
 
 from layers.dense import flat_dot_general
-from layers.depthwise import depthwise_conv, is_depthwise
+from layers.depthwise import depthwise_conv, is_large_depthwise
 
 # He's: torch initialises its ResNets so, by the outputs that an input reaches, where
 # `nn.initializers.he_normal` counts the inputs of an output.
@@ -60,10 +60,9 @@ def product_conv_general_dilated(
             (((lhs.ndim - 1,), (0,)), ((), ())),
             precision=precision,
         )
-    plain = (
-        undilated and not kwargs and (rhs_dilation is None or set(rhs_dilation) == {1})
-    )
-    if plain and is_depthwise(lhs, rhs, feature_group_count):
+    undilated &= rhs_dilation is None or all(d == 1 for d in rhs_dilation)
+    plain = undilated and precision is None and not kwargs
+    if plain and is_large_depthwise(lhs, rhs, feature_group_count):
         return depthwise_conv(lhs, rhs, tuple(window_strides), padding)
     return lax.conv_general_dilated(
         lhs,

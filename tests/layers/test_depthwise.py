@@ -9,7 +9,7 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from layers.convolution import Conv
-from layers.depthwise import depthwise_conv, is_depthwise
+from layers.depthwise import depthwise_conv, is_large_depthwise
 from training import flops
 
 
@@ -87,9 +87,10 @@ def test_layers_of_some_size_take_it():
     assert takes_shifts(Conv(**fields, strides=2, padding=1), big)
     assert not takes_shifts(Conv(**fields), (2, 8, 8, 16))
     assert not takes_shifts(Conv(**fields, kernel_dilation=2), big)
+    assert not takes_shifts(Conv(**fields, precision="highest"), big)
     assert not takes_shifts(Conv(**{**fields, "feature_group_count": 4}), big)
     assert not takes_shifts(Conv(**{**fields, "features": 32}), big)
-    assert not is_depthwise(jnp.ones((2, 2**20, 2)), jnp.ones((3, 1, 2)), 2)
+    assert not is_large_depthwise(jnp.ones((2, 2**20, 2)), jnp.ones((3, 1, 2)), 2)
 
 
 def test_a_layer_equals_linens():
