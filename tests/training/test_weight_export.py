@@ -30,7 +30,7 @@ from training.weight_naming import (
     torch_fused,
     torch_linear,
 )
-from vision.weights.rules import Leading, Pixel
+from vision.weights.rules import Leading, Window
 
 RNG = np.random.default_rng(0)
 
@@ -92,7 +92,8 @@ def test_brain_floats_are_kept_and_the_rest_is_refused(tmp_path):
         (Matrix(in_axes=2), (2, 3, 4)),
         (Convolution(), (3, 5, 4, 2)),
         (Leading(2), (4, 6)),
-        (Pixel(), (4, 6)),
+        (Window(), (4, 6)),
+        (Window(side=3), (18, 6)),
     ],
     ids=repr,
 )

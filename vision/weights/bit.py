@@ -12,7 +12,7 @@ from training.weight_naming import (
     torch_batch_norm,
     torch_conv,
 )
-from vision.weights.rules import Leading, from_one, torch_pixel
+from vision.weights.rules import Leading, from_one, torch_window
 
 _BLOCK = "stage_{}_block_{}"
 
@@ -32,7 +32,7 @@ TIMM = Naming(
         *torch_conv("stem_conv", "stem.conv"),
         *timm_blocks(_BLOCK, "stages.{}.blocks.{}"),
         *torch_batch_norm("norm", "norm"),
-        *torch_pixel("head", "head.fc"),
+        *torch_window("head", "head.fc"),
     ),
     # A counter that only torch's cumulative average reads.
     ignored=(r".*\.num_batches_tracked",),

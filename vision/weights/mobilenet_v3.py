@@ -9,7 +9,7 @@ from vision.weights.inverted_bottleneck import (
     timm_block_without_expansion,
     torchvision_block,
 )
-from vision.weights.rules import torch_pixel
+from vision.weights.rules import torch_window
 
 # A counter that only torch's cumulative average reads.
 _COUNTER = (r".*\.num_batches_tracked",)
@@ -65,7 +65,7 @@ def _timm(name: str, num_stages: int) -> Naming:
             *conv_norm("stem", "conv_stem", "bn1"),
             *rules,
             *conv_norm("head", f"{last}.conv", f"{last}.bn1"),
-            *torch_pixel("representation", "conv_head"),
+            *torch_window("representation", "conv_head"),
             *torch_linear("head", "classifier"),
         ),
         ignored=_COUNTER,

@@ -1,7 +1,6 @@
 """Rules and layouts that files of a few architectures need."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -65,21 +64,28 @@ class Trailing(Layout):
 
 
 @dataclasses.dataclass(frozen=True)
-class Pixel(Linear):
-    """torch's Conv2d weight of one pixel, [out, in, 1, 1], where we have a Dense."""
+class Window(Linear):
+    """torch's Conv2d weight, [out, in, side, side], where we have a Dense of all its pixels,
+    channel by channel.
+
+    Args:
+        side: height and width of what the convolution covers.
+    """
+
+    side: int = 1
 
     def theirs(self, ours: Shape) -> Shape:
-        return (*super().theirs(ours), 1, 1)
+        out, numbers = super().theirs(ours)
+        return out, numbers // self.side**2, self.side, self.side
 
     def load(self, tensor: np.ndarray, ours: Shape) -> np.ndarray:
-        matrix = tensor.reshape(-1, math.prod(ours[: self.in_axes]))
-        return super().load(matrix, ours)
+        return super().load(tensor.reshape(len(tensor), -1), ours)
 
 
-def torch_pixel(ours: str, theirs: str) -> list[Rule]:
-    """A Dense here, torch's convolution of one pixel there."""
+def torch_window(ours: str, theirs: str, side: int = 1) -> list[Rule]:
+    """A Dense here, torch's convolution of a whole map of side x side pixels there."""
     return [
-        Rule(f"params/{ours}/kernel", f"{theirs}.weight", Pixel()),
+        Rule(f"params/{ours}/kernel", f"{theirs}.weight", Window(side=side)),
         Rule(f"params/{ours}/bias", f"{theirs}.bias"),
     ]
 

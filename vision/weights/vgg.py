@@ -5,19 +5,14 @@ ReLU, pooling and dropout count as layers there, and so move the numbers of the 
 hidden layers are convolutions: of the whole map, and of one pixel.
 """
 
-import dataclasses
-
-import numpy as np
-
 from training.weight_naming import (
-    Linear,
     Naming,
     Rule,
-    Shape,
     torch_batch_norm,
     torch_conv,
     torch_linear,
 )
+from vision.weights.rules import torch_window
 
 DEPTHS = {
     11: (1, 1, 2, 2, 2),
@@ -41,39 +36,14 @@ def _features(stage_sizes: tuple[int, ...], batch_norm: bool) -> list[Rule]:
     return rules
 
 
-@dataclasses.dataclass(frozen=True)
-class Window(Linear):
-    """torch's Conv2d weight, [out, in, side, side], where we have a Dense of all of it.
-
-    Args:
-        side: height and width of the map that the convolution covers.
-    """
-
-    side: int = 1
-
-    def theirs(self, ours: Shape) -> Shape:
-        out, numbers = super().theirs(ours)
-        return out, numbers // self.side**2, self.side, self.side
-
-    def load(self, tensor: np.ndarray, ours: Shape) -> np.ndarray:
-        return super().load(tensor.reshape(len(tensor), -1), ours)
-
-
-def _window(ours: str, theirs: str, side: int) -> list[Rule]:
-    return [
-        Rule(f"params/{ours}/kernel", f"{theirs}.weight", Window(side=side)),
-        Rule(f"params/{ours}/bias", f"{theirs}.bias"),
-    ]
-
-
 _TORCHVISION = (
     *torch_linear("dense_0", "classifier.0"),
     *torch_linear("dense_1", "classifier.3"),
     *torch_linear("head", "classifier.6"),
 )
 _TIMM = (
-    *_window("dense_0", "pre_logits.fc1", 7),
-    *_window("dense_1", "pre_logits.fc2", 1),
+    *torch_window("dense_0", "pre_logits.fc1", 7),
+    *torch_window("dense_1", "pre_logits.fc2"),
     *torch_linear("head", "head.fc"),
 )
 
