@@ -94,8 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    if not cv2.imwrite(options.out, cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR)):
-        print(f"cannot write {options.out}", file=sys.stderr)
+    _, encoded = cv2.imencode(".png", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
+    try:
+        pathlib.Path(options.out).write_bytes(encoded.tobytes())
+    except OSError as error:
+        print(f"cannot write {options.out}: {error.strerror}", file=sys.stderr)
         return 1
     print(options.out)
     return 0

@@ -5,7 +5,7 @@
         [--device=cpu|gpu] [--dtype=float32|bfloat16] [--torch_mode=max-autotune]
 
 The same architecture, batch, optimizer and precision in every formulation: AdamW for
-Transformers and mixers, SGD with momentum for ResNets. torch's models are timm's, and
+Transformers, mixers and ConvNeXt, SGD with momentum for ResNets and MobileNet. torch's models are timm's, and
 for the masked autoencoder and GPT those of `benchmarks.train_step_torch_models`. Each
 contestant is a process of its own that stays alive over all rounds, and they take
 turns, so that what else the machine does falls on all of them; still, measure on an

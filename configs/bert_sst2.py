@@ -8,7 +8,7 @@ Result: test accuracy of three seeds after the last step, pretrained 77.92, 79.0
 0.58), from scratch 78.03, 77.48, 77.16 % (77.56 +- 0.44); on the validation split the other way
 round, 76.83 and 77.37 % on average: no gain that this can tell. WikiText-2 says little of
 what is good or bad: a linear classifier of the vectors at step 4,000 is right in 66 % (one CPU
-core, 5 minutes a run, 2026-11-27)
+core, 5 to 7 minutes a run, 2026-11-27)
 """
 
 from ml_collections import ConfigDict

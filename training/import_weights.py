@@ -8,7 +8,7 @@ is found out. The room of the config's model (`vision`) brings the tables of nam
 its `import_weights`: `load_file(path)` and `convert(weights, variables, naming)`.
 
 Only on request, `--resize_positions` interpolates tables of positions of another image
-size, and `--fresh_head` leaves the file's head out: for another number of classes.
+or window size, and `--fresh_head` leaves the file's head out: for another number of classes.
 `python -m training.export_weights` goes the other way.
 """
 
@@ -33,7 +33,7 @@ def define_flags() -> flags.FlagHolder:
     flags.DEFINE_string("workdir", None, "The run folder to make.")
     flags.DEFINE_string("naming", "auto", "Whose names the file uses: timm, google ...")
     flags.DEFINE_bool(
-        "resize_positions", False, "Interpolate positions of another image size."
+        "resize_positions", False, "Interpolate positions of another image or window."
     )
     flags.DEFINE_bool(
         "fresh_head", False, "Leave the file's head out; the model's own stays fresh."
