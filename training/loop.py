@@ -238,11 +238,8 @@ class Trainer:
             batch = run.layout.put(host_batch)
             if self._profiler:
                 self._profiler.step(step)
-            if step == self._start + 1:
-                with self._progress.pause("compiling", once=True):
-                    self._state, metrics = run.update(self._state, batch)
-            else:
-                self._state, metrics = run.update(self._state, batch)
+            update = run.update if step > self._start + 1 else self._first_update
+            self._state, metrics = update(self._state, batch)
             self._settle()
             self._unread.append((step, metrics))
             self._progress.advance(step, data_wait=waited)
@@ -250,6 +247,16 @@ class Trainer:
             self._periodic(step, last=step == total, stopping=stopping)
             if stopping:
                 return
+
+    def _first_update(self, state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
+        """Traces and compiles it, too: what only training does may be refused here."""
+        try:
+            with self._progress.pause("compiling", once=True):
+                return self._run.update(state, batch)
+        except (ValueError, TypeError) as error:
+            raise RunError(
+                f"the model cannot be trained like this: {first_line(error)}"
+            ) from error
 
     def _periodic(self, step: int, *, last: bool, stopping: bool) -> None:
         """Evaluation, then checkpoint, where the step calls for them."""

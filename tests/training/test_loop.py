@@ -192,6 +192,17 @@ def test_labels_out_of_range_are_one_line(tmp_path):
         loop.train(config, tmp_path)
 
 
+def test_what_only_training_refuses_is_one_line(tmp_path, monkeypatch):
+    def prepare(task, batch, *, rng, train):
+        if train:
+            raise ValueError("no dropout here\nand more")
+        return batch
+
+    monkeypatch.setattr(toy_experiment.Classify, "prepare", prepare)
+    with pytest.raises(RunError, match="cannot be trained like this: no dropout here$"):
+        loop.train(experiment(), tmp_path)
+
+
 def test_a_batch_that_does_not_divide_is_one_line(tmp_path):
     with pytest.raises(RunError, match="batch_size 12 does not divide by 8 devices"):
         loop.train(experiment(batch_size=12), tmp_path)
