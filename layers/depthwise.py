@@ -9,6 +9,7 @@ Dimensions: B batch, H x W image, h x w result, C channels.
 """
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +18,14 @@ from jax import lax
 Padding = tuple[tuple[int, int], tuple[int, int]]
 # Below this many products compiling takes longer than it saves.
 _WORTH_IT = 2**18
-# Sums over windows up to this size are written out; over larger ones they are loops over
-# rows, which compile sooner.
-_WRITTEN_OUT = 9
+# A sum over a window of at most so many pixels is one expression. XLA makes an expression
+# again wherever its result is read, so that larger ones are made in a loop, at most so many
+# rows at a time; beyond the largest that is vectorised, a sum is split in two.
+_ONE_EXPRESSION = 9
+_ROWS_AT_A_TIME = 8
+_LARGEST = 81
+# For the gradient of the kernel: rows at a time, and parts of a row.
+_ROWS, _PARTS = 2, 4
 
 
 def is_large_depthwise(lhs: jax.Array, rhs: jax.Array, groups: int) -> bool:
@@ -135,22 +141,54 @@ def _shifted_gradients(
         gradient, jnp.zeros((), gradient.dtype), ((0, 0, 0), *spread, (0, 0, 0))
     )
     of_image = _correlated(spread, kernel[::-1, ::-1, 0], (1, 1))
-    padded = _padded(image, padding)
-    down, right = strides
-    height, width, channels = gradient.shape[1:]
+    sums = _kernel_sums(_padded(image, padding), gradient, kernel.shape[:2], strides)
+    return of_image.astype(image.dtype), sums[:, :, None].astype(kernel.dtype)
 
-    def of_row(row: jax.Array) -> jax.Array:
-        """float32 [kw, C], of images [B, h, W, C] at one row of the window."""
-        shifts = _shifts(row, kernel.shape[1], right, width)
-        sums = [(_wide(x) * gradient).reshape(-1, channels).sum(0) for x in shifts]
-        return jnp.stack(sums)
 
-    rows = lax.map(
-        lambda i: of_row(_rows_from(padded, i, down, height)),
-        jnp.arange(kernel.shape[0]),
-    )
-    of_kernel = rows[:, :, None].astype(kernel.dtype)
-    return of_image.astype(image.dtype), of_kernel
+def _kernel_sums(
+    padded: jax.Array,
+    gradient: jax.Array,
+    window: tuple[int, int],
+    strides: tuple[int, int],
+) -> jax.Array:
+    """Sums over images and pixels of each shifted image times the gradient [B, h, w, C]:
+    float32 [kh, kw, C].
+
+    A few rows at a time, because these and the sums so far stay in the processor's cache. A
+    row is cut into `parts` that are added up at once, which leaves fewer sums to keep.
+    """
+    (rows, columns), (down, right) = window, strides
+    batch, height, width, channels = gradient.shape
+    tall, parts = _divisor(height, _ROWS), _divisor(width, _PARTS)
+    wide = width // parts
+    reach = (wide - 1) * right + 1
+
+    def tile(i):
+        """The i-th rows of the gradient, and all rows of the image that met them."""
+        span = (tall - 1) * down + rows
+        return (
+            lax.dynamic_slice_in_dim(padded, i * tall * down, span, 1),
+            lax.dynamic_slice_in_dim(gradient, i * tall, tall, 1),
+        )
+
+    def products(column, image, part_of_gradient):
+        for i, part in itertools.product(range(tall), range(parts)):
+            low = column + part * wide * right
+            pixels = image[:, i * down : i * down + rows, low : low + reach : right]
+            pair = part_of_gradient[:, i, None, part * wide : (part + 1) * wide]
+            yield _wide(pixels) * pair
+
+    def add(i, state):
+        total, *tiles = state
+        new = jnp.stack([sum(products(j, *tiles)) for j in range(columns)])
+        return total + new, *tile(i + 1)
+
+    shape = (columns, batch, rows, wide, channels)
+    start = jnp.zeros(shape, _wide(padded).dtype), *tile(0)
+    # The next rows are part of the state, because a slice that is cut out within a sum
+    # keeps that from being vectorised.
+    total = lax.fori_loop(0, height // tall, add, start)[0]
+    return total.sum((1, 3)).transpose(1, 0, 2)
 
 
 def _correlated(
@@ -158,35 +196,43 @@ def _correlated(
 ) -> jax.Array:
     """Sums over a window [kh, kw, C] wherever it fits: float32 [B, h, w, C]."""
     (down, right), (rows, columns) = strides, kernel.shape[:2]
+    batch, _, _, channels = padded.shape
     height = (padded.shape[1] - rows) // down + 1
     width = (padded.shape[2] - columns) // right + 1
+    reach = (width - 1) * right + 1
 
-    def of_row(row: jax.Array, weights: jax.Array) -> jax.Array:
-        shifts = _shifts(row, columns, right, width)
-        return sum(_wide(x) * weights[j] for j, x in enumerate(shifts))
-
-    if rows * columns <= _WRITTEN_OUT:
+    def sums(image: jax.Array, tall: int) -> jax.Array:
+        span = (tall - 1) * down + 1
         return sum(
-            of_row(_rows_from(padded, i, down, height), kernel[i]) for i in range(rows)
+            _wide(image[:, i : i + span : down, j : j + reach : right]) * kernel[i, j]
+            for i, j in itertools.product(range(rows), range(columns))
         )
 
-    def add(i, total):
-        return total + of_row(_rows_from(padded, i, down, height), kernel[i])
+    if rows * columns <= _ONE_EXPRESSION:
+        return sums(padded, height)
+    if rows > 1 and rows * columns > _LARGEST:
+        half = rows // 2
+        upper = _correlated(padded[:, : half - rows], kernel[:half], strides)
+        return upper + _correlated(padded[:, half:], kernel[half:], strides)
+    tall = _divisor(height, min(_ROWS_AT_A_TIME, max(1, height - 1)))
 
-    shape = (padded.shape[0], height, width, padded.shape[3])
-    return lax.fori_loop(0, rows, add, jnp.zeros(shape, _wide(padded).dtype))
+    def tile(i):
+        span = (tall - 1) * down + rows
+        return lax.dynamic_slice_in_dim(padded, i * tall * down, span, 1)
+
+    def fill(i, state):
+        result, image = state
+        new = sums(image, tall)
+        result = lax.dynamic_update_slice_in_dim(result, new, i * tall, 1)
+        return result, tile(i + 1)
+
+    start = jnp.zeros((batch, height, width, channels), _wide(padded).dtype), tile(0)
+    return lax.fori_loop(0, height // tall, fill, start)[0]
 
 
-def _rows_from(padded: jax.Array, first: int, stride: int, height: int) -> jax.Array:
-    """[B, h, W, C]: every `stride`-th row from `first` on."""
-    span = (height - 1) * stride + 1
-    return lax.dynamic_slice_in_dim(padded, first, span, 1)[:, ::stride]
-
-
-def _shifts(row: jax.Array, columns: int, stride: int, width: int) -> list[jax.Array]:
-    """[B, h, w, C] for each column of the window."""
-    span = (width - 1) * stride + 1
-    return [row[:, :, j : j + span : stride] for j in range(columns)]
+def _divisor(n: int, most: int) -> int:
+    """The largest divisor of n up to `most`."""
+    return max(d for d in range(1, most + 1) if n % d == 0)
 
 
 def _padded(image: jax.Array, padding: Padding) -> jax.Array:

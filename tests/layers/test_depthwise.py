@@ -39,6 +39,9 @@ def convolved(image, kernel, strides, padding):
         ((5, 5), (2, 2), ((1, 2), (2, 2))),
         ((2, 7), (1, 3), ((0, 3), (4, 0))),
         ((1, 3), (3, 1), ((2, 1), (5, 4))),  # more border than window
+        ((7, 7), (1, 1), "SAME"),
+        ((13, 9), (2, 1), "SAME"),  # large: a sum of two
+        ((1, 90), (1, 1), "SAME"),  # too large, and of one row
     ],
 )
 def test_value_and_gradient_are_those_of_the_convolution(window, strides, padding):
@@ -126,10 +129,11 @@ def test_flops_are_those_of_the_convolution():
 
 
 @pytest.mark.skipif(jax.device_count() < 2, reason="needs several devices")
-def test_shards_of_a_batch_stay_where_they_are():
+@pytest.mark.parametrize("window", [(3, 3), (7, 7)])
+def test_shards_of_a_batch_stay_where_they_are(window):
     axis_types = (jax.sharding.AxisType.Auto,)
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types)
-    image, kernel = inputs((jax.device_count(), 8, 8, 3))
+    image, kernel = inputs((jax.device_count(), 8, 8, 3), window)
     image = jax.device_put(image, NamedSharding(mesh, PartitionSpec("data")))
 
     def loss(kernel, image):
@@ -138,10 +142,14 @@ def test_shards_of_a_batch_stay_where_they_are():
     compiled = jax.jit(jax.grad(loss, (0, 1))).lower(kernel, image).compile()
     text = compiled.as_text()
     assert "all-gather" not in text and "all-to-all" not in text
+    # The gradient of the kernel is summed over devices once, after the loop over rows.
+    assert text.count(" all-reduce(") == 1
+    assert text.index(" all-reduce(") > text.index("\nENTRY ")
     found, of_image = compiled(kernel, image)
     assert of_image.sharding.spec == PartitionSpec("data")
     expected = jax.grad(
         lambda k, x: (convolved(x, k, (1, 1), "SAME") ** 2).sum(), (0, 1)
     )(kernel, np.asarray(image))
-    np.testing.assert_allclose(found, expected[0], rtol=1e-5)
-    np.testing.assert_allclose(of_image, expected[1], rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip((found, of_image), expected, strict=True):
+        scale = np.abs(theirs).max()
+        np.testing.assert_allclose(ours / scale, theirs / scale, rtol=0, atol=1e-6)
