@@ -38,6 +38,7 @@ def get_config(size="B"):
         kind="bpe",
         vocab_size=vocab_size,
         lowercase=True,
+        prefix_space=True,
         source=text("train[:1%]"),
     )
 

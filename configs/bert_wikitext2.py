@@ -18,7 +18,7 @@ def get_config():
     config.batch_size = 64
     config.total_steps = 6000
     total_steps = config.get_oneway_ref("total_steps")
-    length, vocab_size = 64, 8000
+    length, vocab_size = 64, 16000
 
     def text(split):
         return dict(
@@ -33,6 +33,7 @@ def get_config():
         kind="bpe",
         vocab_size=vocab_size,
         lowercase=True,
+        prefix_space=True,
         source=text("train"),
     )
 
@@ -70,6 +71,7 @@ def get_config():
             dropout_rate=0.0,
         ),
         tokenizer=tokenizer,
+        whole_words=True,
         gather=True,
     )
     config.optimizer = dict(

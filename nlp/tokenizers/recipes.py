@@ -92,7 +92,8 @@ class Trained(_Recipe):
         fields: the texts of an example.
         vocab_size: number of tokens, with the special ones; of characters, None keeps all.
             There are fewer if the source does not have so many.
-        lowercase: subwords of text in lower case, see `Subwords`.
+        lowercase, prefix_space: subwords of text in lower case, or with a space before the
+            first word, see `Subwords`.
         max_examples: of a long source, take only so many examples, evenly spaced.
 
     Raises:
@@ -108,12 +109,14 @@ class Trained(_Recipe):
         fields: Sequence[str] = ("text",),
         vocab_size: int | None = None,
         lowercase: bool = False,
+        prefix_space: bool = False,
         max_examples: int | None = None,
     ) -> Tokenizer:
         texts = _texts(source, fields, max_examples)
         if kind == "characters":
-            if lowercase:
-                raise ValueError("characters have no lowercase; leave it out")
+            if lowercase or prefix_space:
+                name = "lowercase" if lowercase else "prefix_space"
+                raise ValueError(f"characters have no {name}; leave it out")
             return Characters.learned(texts, vocab_size)
         if kind not in ("bpe", "unigram"):
             raise ValueError(
@@ -121,7 +124,7 @@ class Trained(_Recipe):
             )
         if vocab_size is None:
             raise ValueError(f"kind {kind!r} needs a vocab_size, 8000 say")
-        return Subwords.learned(kind, texts, vocab_size, lowercase)
+        return Subwords.learned(kind, texts, vocab_size, lowercase, prefix_space)
 
 
 class FromRun(_Recipe):

@@ -41,6 +41,8 @@ class Subwords(Tokenizer):
         merges: of BPE: pairs of pieces, the earlier first.
         scores: of the unigram model: the logarithm of each piece's probability.
         lowercase: what is encoded is put in lower case first; decoding does not undo it.
+        prefix_space: a text that begins without a space is encoded as if it had one, so that
+            its first word has the pieces that it has elsewhere; decoding keeps the space.
     """
 
     def __init__(
@@ -50,8 +52,9 @@ class Subwords(Tokenizer):
         merges: Sequence[Sequence[str]] = (),
         scores: Sequence[float] = (),
         lowercase: bool = False,
+        prefix_space: bool = False,
     ):
-        self.kind, self.lowercase = kind, lowercase
+        self.kind, self.lowercase, self.prefix_space = kind, lowercase, prefix_space
         self._vocabulary = list(vocabulary)
         self._merges = [tuple(pair) for pair in merges]
         self._scores = list(scores)
@@ -63,12 +66,17 @@ class Subwords(Tokenizer):
             model = models.Unigram(list(pairs))
         else:
             raise ValueError(f"kind is {kind!r}; subwords are 'bpe' or 'unigram'")
-        self._encoder = _encoder(model, lowercase)
+        self._encoder = _encoder(model, lowercase, prefix_space)
         self._remembered = functools.lru_cache(_REMEMBERED)(self._encoded)
 
     @classmethod
     def learned(
-        cls, kind: str, texts: Iterable[str], vocab_size: int, lowercase: bool = False
+        cls,
+        kind: str,
+        texts: Iterable[str],
+        vocab_size: int,
+        lowercase: bool = False,
+        prefix_space: bool = False,
     ) -> Self:
         """Trains on a corpus; the same corpus gives the same tokenizer.
 
@@ -77,7 +85,7 @@ class Subwords(Tokenizer):
             texts: the corpus.
             vocab_size: number of tokens, at least 261 (bytes and special tokens); there
                 are fewer if the corpus does not have so many pieces.
-            lowercase: see the class.
+            lowercase, prefix_space: see the class.
 
         Raises:
             ValueError: the corpus is empty, or `vocab_size` too small.
@@ -91,8 +99,9 @@ class Subwords(Tokenizer):
         learn = {"bpe": _learn_bpe, "unigram": _learn_unigram}.get(kind)
         if learn is None:
             raise ValueError(f"kind is {kind!r}; subwords are 'bpe' or 'unigram'")
-        found = learn(texts, vocab_size - len(SPECIALS), lowercase)
-        return cls(kind, lowercase=lowercase, **found)
+        encoder = _encoder(models.BPE(), lowercase, prefix_space)
+        found = learn(texts, vocab_size - len(SPECIALS), encoder)
+        return cls(kind, lowercase=lowercase, prefix_space=prefix_space, **found)
 
     @functools.cached_property
     def pieces(self) -> list[bytes]:
@@ -100,7 +109,8 @@ class Subwords(Tokenizer):
         return [bytes(byte_of[sign] for sign in piece) for piece in self._vocabulary]
 
     def content(self) -> dict[str, Any]:
-        content = {"lowercase": self.lowercase, "vocabulary": self._vocabulary}
+        content = {"lowercase": self.lowercase, "prefix_space": self.prefix_space}
+        content["vocabulary"] = self._vocabulary
         if self.kind == "bpe":
             return {**content, "merges": self._merges}
         return {**content, "scores": self._scores}
@@ -134,7 +144,7 @@ class Subwords(Tokenizer):
 
     def __reduce__(self):
         arguments = (self.kind, self._vocabulary, self._merges, self._scores)
-        return Subwords, (*arguments, self.lowercase)
+        return Subwords, (*arguments, self.lowercase, self.prefix_space)
 
 
 def _shifted(ids: Sequence[int]) -> np.ndarray:
@@ -142,9 +152,9 @@ def _shifted(ids: Sequence[int]) -> np.ndarray:
     return np.array(ids, np.int32) + np.int32(len(SPECIALS))
 
 
-def _encoder(model: Any, lowercase: bool) -> tokenizers.Tokenizer:
+def _encoder(model: Any, lowercase: bool, prefix_space: bool) -> tokenizers.Tokenizer:
     encoder = tokenizers.Tokenizer(model)
-    encoder.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    encoder.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
     if lowercase:
         encoder.normalizer = normalizers.Lowercase()
     return encoder
@@ -174,8 +184,9 @@ def _some(texts: Iterable[str]) -> Iterable[str]:
         raise ValueError("the corpus has no text to learn subwords from")
 
 
-def _learn_bpe(texts: Iterable[str], size: int, lowercase: bool) -> dict[str, Any]:
-    encoder = _encoder(models.BPE(), lowercase)
+def _learn_bpe(
+    texts: Iterable[str], size: int, encoder: tokenizers.Tokenizer
+) -> dict[str, Any]:
     trainer = trainers.BpeTrainer(
         vocab_size=size,
         initial_alphabet=_signs(),
@@ -189,10 +200,12 @@ def _learn_bpe(texts: Iterable[str], size: int, lowercase: bool) -> dict[str, An
     return {"vocabulary": sorted(ids, key=ids.get), "merges": merges}
 
 
-def _learn_unigram(texts: Iterable[str], size: int, lowercase: bool) -> dict[str, Any]:
+def _learn_unigram(
+    texts: Iterable[str], size: int, encoder: tokenizers.Tokenizer
+) -> dict[str, Any]:
     import sentencepiece  # wanted only here
 
-    counts = _word_counts(texts, lowercase)
+    counts = _word_counts(texts, encoder)
     seen = {sign for word in counts for sign in word}
     unseen = [sign for sign in _signs() if sign not in seen]
     out = io.BytesIO()
@@ -234,11 +247,12 @@ def _learn_unigram(texts: Iterable[str], size: int, lowercase: bool) -> dict[str
     }
 
 
-def _word_counts(texts: Iterable[str], lowercase: bool) -> collections.Counter:
-    encoder = _encoder(models.BPE(), lowercase)
+def _word_counts(
+    texts: Iterable[str], encoder: tokenizers.Tokenizer
+) -> collections.Counter:
     counts = collections.Counter()
     for text in texts:
-        if lowercase:
+        if encoder.normalizer is not None:
             text = encoder.normalizer.normalize_str(text)
         counts.update(w for w, _ in encoder.pre_tokenizer.pre_tokenize_str(text))
     return counts

@@ -155,6 +155,23 @@ def test_lower_case_is_for_encoding_only(subwords):
     assert subwords["bpe"].decode(subwords["bpe"].encode("The DOG")) == "The DOG"
 
 
+def test_a_first_word_may_be_encoded_as_later_ones_are():
+    for kind in ("bpe", "unigram"):
+        found = Subwords.learned(kind, CORPUS, 300, prefix_space=True)
+        plain = Subwords.learned(kind, CORPUS, 300)
+        ids = found.encode("dog dog")
+        assert ids[: len(ids) // 2] == ids[len(ids) // 2 :]
+        assert found.encode(" dog dog") == ids and found.encode("") == []
+        assert found.decode(ids) == " dog dog"
+        assert plain.encode("dog")[0] != plain.encode(" dog")[0]
+        assert found.word_starts[found.encode("dog")[0]]
+        ids, counts = found.spans("dog dog")
+        assert counts.sum() == len("dog dog") and len(ids) == len(counts)
+        copy = pickle.loads(pickle.dumps(found))
+        assert copy.encode("dog") == found.encode("dog")
+        assert found.encode_all(["dog"])[0].tolist() == found.encode("dog")
+
+
 def test_files_and_copies_do_the_same(subwords, tmp_path):
     for tokenizer in all_kinds(subwords):
         path = tmp_path / f"{tokenizer.fingerprint}.json"
