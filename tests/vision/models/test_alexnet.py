@@ -12,7 +12,7 @@ TINY = {"widths": (8, 8, 8, 8, 8), "hidden_dims": (16, 16)}
 IMAGE = jnp.asarray(np.random.default_rng(7).normal(size=(4, 63, 64, 3)), jnp.float32)
 
 
-def test_parity(parity):
+def test_parity(parity, tap_error):
     model = AlexNetOneStream(num_classes=10)
     # 57 million weights: made once, and not by way of a file, as the other parity tests are.
     weights, arrays = parity("alexnet_96")
@@ -31,10 +31,9 @@ def test_parity(parity):
 
     logits, captured = run(params, image)
     features = captured["intermediates"]["features"][0].transpose(0, 3, 1, 2)
-    for ours, name in ((logits, "out_logits"), (features, "tap_features")):
-        error = np.abs(ours - arrays[name]).max() / np.abs(arrays[name]).max()
-        print(f"alexnet_96 {name}: {error:.1e}")
-        assert error < 1e-5
+    expected = arrays["out_logits"]
+    assert np.abs(logits - expected).max() < 1e-5 * np.abs(expected).max()
+    assert tap_error("alexnet_96", "features", features) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -50,18 +49,10 @@ def test_published_parameter_counts(model, expected, count_parameters):
     assert count_parameters(model, (1, 224, 224, 3)) == expected
 
 
-def test_maps_have_the_papers_sizes():
-    model = AlexNet(num_classes=0)
-    image = jnp.zeros((1, 224, 224, 3))
-    shapes = []
-
-    def trace(rng):
-        stages, _ = model.init_with_output(rng, image, method="stages")
-        shapes.extend(x.shape[1:] for x in stages)
-
-    jax.eval_shape(trace, jax.random.key(0))
+def test_maps_have_the_papers_sizes(stage_shapes):
+    shapes = stage_shapes(AlexNet(num_classes=0), (1, 224, 224, 3))
     # 55x55 and 27x27 and 13x13 before the pooling of the first, second and fifth.
-    assert shapes == [
+    assert [shape[1:] for shape in shapes] == [
         (27, 27, 96),
         (13, 13, 256),
         (13, 13, 384),
@@ -131,24 +122,12 @@ def test_it_learns_a_handful_of_images(overfit):
     assert losses[0] > 0.8 and losses[-1] < 0.1
 
 
-def test_dropout_only_in_training(random_variables):
-    model = AlexNet(num_classes=3, **TINY)
-    variables = random_variables(model, IMAGE)
-    run = jax.jit(
-        lambda seed, train: model.apply(
-            variables, IMAGE, train=train, rngs={"dropout": jax.random.key(seed)}
-        ),
-        static_argnums=1,
-    )
-    np.testing.assert_array_equal(run(0, False), run(1, False))
-    assert not np.allclose(run(0, True), run(1, True))
+def test_dropout_only_in_training(assert_dropout_in_training_only):
+    assert_dropout_in_training_only(AlexNet(num_classes=3, **TINY), IMAGE)
 
 
-def test_half_precision_keeps_float32_parameters():
-    model = AlexNet(num_classes=3, dtype="bfloat16", **TINY)
-    variables = jax.eval_shape(model.init, jax.random.key(0), IMAGE)
-    assert {str(x.dtype) for x in jax.tree.leaves(variables)} == {"float32"}
-    assert jax.eval_shape(model.apply, variables, IMAGE).dtype == jnp.bfloat16
+def test_half_precision_keeps_float32_parameters(assert_half_precision):
+    assert_half_precision(AlexNet(num_classes=3, dtype="bfloat16", **TINY), IMAGE)
 
 
 @pytest.mark.parametrize(

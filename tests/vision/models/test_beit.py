@@ -1,6 +1,5 @@
 """BEiT: parity, published counts, what the position bias knows, what masks hide."""
 
-import functools
 import json
 
 import jax
@@ -37,11 +36,6 @@ MASK = np.array([[1, 0, 0, 1, 0, 0], [0, 1, 1, 0, 1, 0]], bool)
 def pretraining(**fields):
     fields = {"pooling": "token", "shared_position_bias": True, **fields}
     return BEiTPretraining(BEiT(num_classes=0, **TINY, **fields), vocab_size=7)
-
-
-def run(model, variables, *arguments, **options):
-    """`model.apply`, compiled as a whole: quicker here than operation by operation."""
-    return jax.jit(functools.partial(model.apply, **options))(variables, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +135,7 @@ def test_bias_moves_with_the_patches():
     assert (patches[:, 1:, :, 1:] != patches[:, 1:, :, :-1]).any()
 
 
-def test_without_bias_the_network_knows_no_positions(filled):
+def test_without_bias_the_network_knows_no_positions(filled, run):
     """Patches in another order: the representation notices through the bias alone."""
     model = BEiT(num_classes=0, **TINY)
     variables = filled(model, IMAGE)
@@ -159,7 +153,7 @@ def test_without_bias_the_network_knows_no_positions(filled):
     )
 
 
-def test_one_shared_table_is_the_same_table_in_every_block(filled):
+def test_one_shared_table_is_the_same_table_in_every_block(filled, run):
     shared = BEiT(num_classes=3, shared_position_bias=True, **TWO)
     variables = filled(shared, IMAGE)
     params = dict(variables["params"])
@@ -172,7 +166,7 @@ def test_one_shared_table_is_the_same_table_in_every_block(filled):
 
 
 @pytest.mark.parametrize("pooling", ["token", "average"])
-def test_pooling(pooling, filled):
+def test_pooling(pooling, filled, run):
     model = BEiT(num_classes=3, pooling=pooling, **TINY)
     variables = filled(model, IMAGE)
     params = variables["params"]
@@ -192,7 +186,7 @@ def test_pooling(pooling, filled):
     np.testing.assert_allclose(run(model, variables, IMAGE), logits, rtol=1e-4)
 
 
-def test_a_bias_of_the_keys_would_change_nothing(filled):
+def test_a_bias_of_the_keys_would_change_nothing(filled, run):
     x = IMAGE.reshape(2, -1, 8)
     with_bias, without = (
         MultiHeadAttention(2),
@@ -220,7 +214,9 @@ def pixels(mask, inside, outside):
 
 
 @pytest.mark.parametrize("positions", ["none", "learned"])
-def test_hidden_pixels_change_nothing_and_visible_ones_everything(positions, filled):
+def test_hidden_pixels_change_nothing_and_visible_ones_everything(
+    positions, filled, run
+):
     model = pretraining(positions=positions)
     variables = filled(model, IMAGE, MASK)
     apply = jax.jit(lambda image: run(model, variables, image, MASK).logits)
@@ -234,7 +230,7 @@ def test_hidden_pixels_change_nothing_and_visible_ones_everything(positions, fil
     assert pixels(MASK, 1, gradient).min() > 0
 
 
-def test_with_nothing_hidden_it_is_the_backbone_and_a_linear_layer(filled):
+def test_with_nothing_hidden_it_is_the_backbone_and_a_linear_layer(filled, run):
     model = pretraining()
     variables = filled(model, IMAGE, MASK)
     params = variables["params"]
@@ -250,7 +246,7 @@ def test_with_nothing_hidden_it_is_the_backbone_and_a_linear_layer(filled):
     )
 
 
-def test_learned_positions_and_classes_leave_no_parameter_unused(filled):
+def test_learned_positions_and_classes_leave_no_parameter_unused(filled, run):
     model = BEiT(num_classes=3, positions="learned", **TINY)
     variables = filled(model, IMAGE)
     assert variables["params"]["position_embedding"].shape == (1, 7, 8)
@@ -259,7 +255,7 @@ def test_learned_positions_and_classes_leave_no_parameter_unused(filled):
     assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(gradients))
 
 
-def test_dropping_only_in_training(filled):
+def test_dropping_only_in_training(filled, run):
     plain = BEiT(num_classes=3, **TWO)
     variables = filled(plain, IMAGE)
     dropping = plain.copy(drop_path_rate=0.9, dropout_rate=0.3)
@@ -295,7 +291,7 @@ def test_errors_name_the_value(model, arguments, message):
     assert "\n" not in str(error.value)
 
 
-def test_tokens_that_make_no_square_need_their_grid(filled):
+def test_tokens_that_make_no_square_need_their_grid(filled, run):
     model = BEiT(num_classes=0, **TINY)
     variables = filled(model, IMAGE)
     tokens = run(model, variables, IMAGE, method="embed")

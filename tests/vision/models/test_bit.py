@@ -200,10 +200,11 @@ def test_it_learns_a_handful_of_images(overfit):
     assert losses[0] > 1 and losses[-1] < 0.3
 
 
-def test_half_precision_keeps_float32_parameters(random_variables):
+def test_half_precision_keeps_float32_parameters(
+    random_variables, assert_half_precision
+):
     model = small(dtype="bfloat16")
-    shapes = jax.eval_shape(model.init, jax.random.key(0), IMAGE)
-    assert {str(x.dtype) for x in jax.tree.leaves(shapes)} == {"float32"}
+    assert_half_precision(model, IMAGE)
     variables = random_variables(model, IMAGE)
     half, full = jax.jit(lambda v: [m.apply(v, IMAGE) for m in (model, small())])(
         variables

@@ -11,7 +11,7 @@ from vision.models.convmixer import ConvMixer
 NAME = "convmixer_tiny"
 
 
-def test_parity(parity, imported, assert_parity):
+def test_parity(parity, imported, assert_parity, tap_error):
     model = ConvMixer(num_classes=10, embed_dim=48, num_layers=3)
     variables = imported(model, NAME)
     arrays = parity(NAME)[1]
@@ -37,9 +37,8 @@ def test_parity(parity, imported, assert_parity):
     assert_parity(NAME, "logits", logits)
     assert_parity(NAME, "features", captured["features"][0].transpose(0, 3, 1, 2))
     for ours, theirs in taps.items():
-        tap = arrays[f"tap_{theirs}"]
         map_ = captured[ours]["__call__"][0].transpose(0, 3, 1, 2)
-        assert np.abs(map_ - tap).max() / np.abs(tap).max() < 1e-5
+        assert tap_error(NAME, theirs, map_) < 1e-5
     # 64 pixels are nine patches of seven, and one pixel left over.
     assert_parity(NAME, "logits_y", run(arrays["in_y_nhwc"])[0])
 
@@ -129,34 +128,12 @@ def norm(name):
     return convmixer.BatchNorm(use_running_average=True, name=name)
 
 
-def test_training_updates_statistics_and_evaluation_does_not(random_variables):
-    model = small()
-    variables = random_variables(model, IMAGE)
-    run = jax.jit(
-        lambda train: model.apply(variables, IMAGE, train=train, mutable="batch_stats"),
-        static_argnums=0,
-    )
-    (_, trained), (_, evaluated) = run(True), run(False)
-    for old, new, same in zip(
-        *map(jax.tree.leaves, (variables["batch_stats"], trained, evaluated)),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(old, same)
-        assert not np.array_equal(old, new)
+def test_training_updates_statistics_and_evaluation_does_not(assert_statistics_move):
+    assert_statistics_move(small(), IMAGE)
 
 
-def test_half_precision_keeps_float32_parameters_and_statistics():
-    model = small(dtype="bfloat16")
-
-    def trace(rng):
-        variables = model.init(rng, IMAGE)
-        return variables, model.apply(
-            variables, IMAGE, train=True, mutable="batch_stats"
-        )
-
-    variables, (logits, updated) = jax.eval_shape(trace, jax.random.key(0))
-    assert {str(x.dtype) for x in jax.tree.leaves((variables, updated))} == {"float32"}
-    assert logits.dtype == jnp.bfloat16
+def test_half_precision_keeps_float32_parameters_and_statistics(assert_half_precision):
+    assert_half_precision(small(dtype="bfloat16"), IMAGE, train=True, statistics=True)
 
 
 @pytest.mark.slow

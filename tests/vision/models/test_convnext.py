@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
 
 from vision.import_weights import convert
 from vision.models import convnext
@@ -16,7 +15,7 @@ NAME = "convnext_mini_timm"
 MINI = {"stage_sizes": (1, 1, 2, 1), "stage_widths": (16, 24, 32, 48)}
 
 
-def test_parity(parity, imported, assert_parity):
+def test_parity(parity, imported, assert_parity, tap_error):
     model = ConvNeXt(num_classes=10, **MINI)
     variables = imported(model, NAME)
     arrays = parity(NAME)[1]
@@ -40,9 +39,7 @@ def test_parity(parity, imported, assert_parity):
     ours = {f"stages.{i}": stages[i] for i in (0, 1, 3)}
     ours["stem"] = captured["stem_norm"]["__call__"][0]
     for name, map_ in ours.items():
-        tap = arrays[f"tap_{name}"]
-        error = np.abs(map_.transpose(0, 3, 1, 2) - tap).max() / np.abs(tap).max()
-        assert error < 1e-5
+        assert tap_error(NAME, name, map_.transpose(0, 3, 1, 2)) < 1e-5
     # 75 pixels: three are left over by the stem, one by a downsampling.
     assert_parity(NAME, "logits_y", run(arrays["in_y_nhwc"])[0])
 
@@ -116,17 +113,12 @@ def test_it_has_no_statistics_and_downsampling_its_own_layers(random_variables):
     assert variables["params"]["downsample_1_conv"]["kernel"].shape == (2, 2, 8, 12)
 
 
-def test_strides_and_pixels_left_over():
+def test_strides_and_pixels_left_over(stage_shapes):
     model = ConvNeXt(num_classes=0, stage_sizes=(1, 1, 1, 1), stage_widths=(2,) * 4)
-    out = []
-
-    def trace(rng, image):
-        stages, _ = model.init_with_output(rng, image, method="stages")
-        out.append([x.shape[1:3] for x in stages])
-
-    for size in (64, 75):
-        image = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
-        jax.eval_shape(trace, jax.random.key(0), image)
+    out = [
+        [shape[1:3] for shape in stage_shapes(model, (1, size, size, 1))]
+        for size in (64, 75)
+    ]
     assert out[0] == [(16, 16), (8, 8), (4, 4), (2, 2)]
     assert out[1] == [(18, 18), (9, 9), (4, 4), (2, 2)]
 
@@ -146,13 +138,9 @@ def test_stochastic_depth_grows_to_the_last_block():
 
 
 @pytest.mark.parametrize("naming", [TIMM, FACEBOOK], ids=lambda n: n.name)
-def test_files_of_both_publishers_fill_the_model(naming):
+def test_files_of_both_publishers_fill_the_model(naming, numbered_weights):
     template = jax.eval_shape(small().init, jax.random.key(0), IMAGE)
-    weights = {}
-    for path, leaf in flatten_dict(template, sep="/").items():
-        name, layout = naming.find(path)
-        assert name not in weights
-        weights[name] = np.full(layout.theirs(leaf.shape), len(weights), np.float32)
+    weights = numbered_weights(naming, template)
     params, _ = convert(weights, template)
     name = {TIMM.name: "stages.1.downsample.1.weight"}.get(
         naming.name, "downsample_layers.1.1.weight"
@@ -161,17 +149,10 @@ def test_files_of_both_publishers_fill_the_model(naming):
     assert (kernel == weights[name].ravel()[0]).all()
 
 
-def test_half_precision_keeps_float32_parameters():
-    model = small(dtype="bfloat16", drop_path_rate=0.1)
-
-    def trace(rng):
-        variables = model.init(rng, IMAGE)
-        logits = model.apply(variables, IMAGE, train=True, rngs={"dropout": rng})
-        return variables, logits
-
-    variables, logits = jax.eval_shape(trace, jax.random.key(0))
-    assert {str(x.dtype) for x in jax.tree.leaves(variables)} == {"float32"}
-    assert logits.dtype == jnp.bfloat16
+def test_half_precision_keeps_float32_parameters(assert_half_precision):
+    assert_half_precision(
+        small(dtype="bfloat16", drop_path_rate=0.1), IMAGE, train=True
+    )
 
 
 def test_it_learns_a_handful_of_images(overfit):

@@ -20,7 +20,7 @@ FIXTURE = DeiT(
 
 
 @pytest.mark.parametrize("scan", [False, True])
-def test_parity(scan, parity, imported, assert_parity):
+def test_parity(scan, parity, imported, assert_parity, tap_error):
     model = FIXTURE.clone(scan=scan)
     variables = imported(model, "deit_distilled_timm")
     arrays = parity("deit_distilled_timm")[1]
@@ -42,9 +42,8 @@ def test_parity(scan, parity, imported, assert_parity):
     assert_parity("deit_distilled_timm", "logits", logits)
     assert_parity("deit_distilled_timm", "features", captured["features"][0])
     if not scan:
-        tap = arrays["tap_blocks.0"]
         ours = captured["encoder"]["block_0"]["__call__"][0]
-        assert np.abs(ours - tap).max() < 1e-5 * np.abs(tap).max()
+        assert tap_error("deit_distilled_timm", "blocks.0", ours) < 1e-5
 
 
 def test_hugging_face_names(parity):
@@ -153,11 +152,8 @@ def test_the_tokens_differ_and_only_by_what_is_learned(random_variables):
     np.testing.assert_allclose(tokens[:, 0], tokens[:, 1], rtol=1e-5, atol=1e-6)
 
 
-def test_half_precision_keeps_float32_parameters():
-    model = tiny(dtype="bfloat16")
-    logits, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), IMAGE)
-    assert {str(x.dtype) for x in jax.tree.leaves(variables)} == {"float32"}
-    assert logits.dtype == jnp.bfloat16
+def test_half_precision_keeps_float32_parameters(assert_half_precision):
+    assert_half_precision(tiny(dtype="bfloat16"), IMAGE)
 
 
 class Evaluated(DeiT):

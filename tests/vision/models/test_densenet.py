@@ -19,7 +19,7 @@ def fixture_model():
     )
 
 
-def test_parity(parity, imported, assert_parity):
+def test_parity(parity, imported, assert_parity, tap_error):
     model = fixture_model()
     variables = imported(model, FIXTURE)
     arrays = parity(FIXTURE)[1]
@@ -43,8 +43,8 @@ def test_parity(parity, imported, assert_parity):
     logits, outputs = run(arrays["in_x_nhwc"])
     assert_parity(FIXTURE, "logits", logits)
     for name, ours in outputs.items():
-        tap = arrays[f"tap_features.{name}"]
-        assert np.abs(ours.transpose(0, 3, 1, 2) - tap).max() < 1e-5 * np.abs(tap).max()
+        map_ = ours.transpose(0, 3, 1, 2)
+        assert tap_error(FIXTURE, f"features.{name}", map_) < 1e-5
     # 75 pixels, odd after every block: pools must drop what torch's drop.
     assert_parity(FIXTURE, "logits_y", run(arrays["in_y_nhwc"])[0])
 
@@ -142,16 +142,10 @@ def test_every_layer_reads_all_that_was_made_before_and_nothing_is_lost(
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_transition_compresses_and_halves():
+def test_a_transition_compresses_and_halves(stage_shapes):
     for compression, kept in ((0.5, 7), (1.0, 14)):
-        model = small(compression=compression)
-        shapes = jax.eval_shape(
-            lambda rng, model=model: model.init_with_output(
-                rng, IMAGE[:, :7], method="stages"
-            )[0],
-            jax.random.key(0),
-        )
-        assert [x.shape for x in shapes] == [(6, 7, 8, 14), (6, 3, 4, kept + 4)]
+        shapes = stage_shapes(small(compression=compression), (6, 7, 8, 3))
+        assert shapes == [(6, 7, 8, 14), (6, 3, 4, kept + 4)]
 
 
 def test_without_bottlenecks_a_layer_is_one_convolution(count_parameters):
@@ -160,24 +154,9 @@ def test_without_bottlenecks_a_layer_is_one_convolution(count_parameters):
     assert count_parameters(model, (1, 8, 8, 3)) == count
 
 
-def test_training_updates_statistics_and_evaluation_does_not(random_variables):
-    model = small(dropout_rate=0.2)
-    variables = random_variables(model, IMAGE)
-
-    def apply(train):
-        rngs = {"dropout": jax.random.key(0)}
-        return model.apply(
-            variables, IMAGE, train=train, mutable="batch_stats", rngs=rngs
-        )
-
-    run = jax.jit(apply, static_argnums=0)
-    (_, trained), (_, evaluated) = run(True), run(False)
-    before = jax.tree.leaves(variables["batch_stats"])
-    for old, new, same in zip(
-        before, jax.tree.leaves(trained), jax.tree.leaves(evaluated), strict=True
-    ):
-        np.testing.assert_array_equal(old, same)
-        assert not np.array_equal(old, new)
+def test_training_updates_statistics_and_evaluation_does_not(assert_statistics_move):
+    rngs = {"dropout": jax.random.key(0)}
+    assert_statistics_move(small(dropout_rate=0.2), IMAGE, rngs=rngs)
 
 
 @pytest.mark.slow
@@ -186,18 +165,8 @@ def test_it_learns_a_handful_of_images(overfit):
     assert losses[0] > 0.8 and losses[-1] < 0.3
 
 
-def test_half_precision_keeps_float32_parameters_and_statistics():
-    model = small(dtype="bfloat16")
-
-    def trace(rng):
-        variables = model.init(rng, IMAGE)
-        return variables, model.apply(
-            variables, IMAGE, train=True, mutable="batch_stats"
-        )
-
-    variables, (logits, updated) = jax.eval_shape(trace, jax.random.key(0))
-    assert {str(x.dtype) for x in jax.tree.leaves((variables, updated))} == {"float32"}
-    assert logits.dtype == jnp.bfloat16
+def test_half_precision_keeps_float32_parameters_and_statistics(assert_half_precision):
+    assert_half_precision(small(dtype="bfloat16"), IMAGE, train=True, statistics=True)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
 
 from vision.import_weights import convert
 from vision.models import efficientnet
@@ -15,7 +14,7 @@ from vision.weights.efficientnet import TIMM, TORCHVISION
 NAME = "efficientnet_tiny_tf"
 
 
-def test_parity(parity, imported, assert_parity):
+def test_parity(parity, imported, assert_parity, tap_error):
     model = EfficientNet(num_classes=10, width=0.25, depth=0.5)
     variables = imported(model, NAME)
     arrays = parity(NAME)[1]
@@ -39,9 +38,7 @@ def test_parity(parity, imported, assert_parity):
     ours = {f"blocks.{i}": stages[i] for i in (0, 1, 6)}
     ours["conv_stem"] = captured["stem_conv"]["__call__"][0]
     for name, map_ in ours.items():
-        tap = arrays[f"tap_{name}"]
-        error = np.abs(map_.transpose(0, 3, 1, 2) - tap).max() / np.abs(tap).max()
-        assert error < 1e-5
+        assert tap_error(NAME, name, map_.transpose(0, 3, 1, 2)) < 1e-5
     # 75 pixels: odd, as are the sizes after them.
     assert_parity(NAME, "logits_y", run(arrays["in_y_nhwc"])[0])
 
@@ -95,15 +92,9 @@ def test_the_gates_are_a_fourth_of_the_blocks_input(random_variables):
         assert hidden == (8 if block == "stage_0_block_0" else 16) and reduced == 2
 
 
-def test_strides():
+def test_strides(stage_shapes):
     model = EfficientNet(num_classes=0, width=0.25, depth=0.5)
-    image, out = jnp.zeros((1, 64, 96, 1)), []
-
-    def trace(rng):
-        stages, _ = model.init_with_output(rng, image, method="stages")
-        out.extend(x.shape[1:3] for x in stages)
-
-    jax.eval_shape(trace, jax.random.key(0))
+    out = [shape[1:3] for shape in stage_shapes(model, (1, 64, 96, 1))]
     assert out == [(64 // s, 96 // s) for s in (2, 4, 8, 16, 16, 32, 32)]
 
 
@@ -123,14 +114,10 @@ def test_stochastic_depth_grows_with_depth(random_variables):
 
 
 @pytest.mark.parametrize("naming", [TIMM, TORCHVISION], ids=lambda n: n.name)
-def test_files_of_both_publishers_fill_the_model(naming):
+def test_files_of_both_publishers_fill_the_model(naming, numbered_weights):
     model = EfficientNet(num_classes=10, width=0.25, depth=0.5)
     template = jax.eval_shape(model.init, jax.random.key(0), IMAGE)
-    weights = {}
-    for path, leaf in flatten_dict(template, sep="/").items():
-        name, layout = naming.find(path)
-        assert name not in weights
-        weights[name] = np.full(layout.theirs(leaf.shape), len(weights), np.float32)
+    weights = numbered_weights(naming, template)
     # The first stage's layers are counted from another start than the others'.
     first = {
         TIMM.name: ("blocks.0.0.conv_pw.weight", "blocks.1.0.conv_pwl.weight"),
@@ -145,34 +132,12 @@ def test_files_of_both_publishers_fill_the_model(naming):
         assert (kernel == weights[name].ravel()[0]).all()
 
 
-def test_training_updates_statistics_and_evaluation_does_not(random_variables):
-    model = small()
-    variables = random_variables(model, IMAGE)
-    run = jax.jit(
-        lambda train: model.apply(variables, IMAGE, train=train, mutable="batch_stats"),
-        static_argnums=0,
-    )
-    (_, trained), (_, evaluated) = run(True), run(False)
-    for old, new, same in zip(
-        *map(jax.tree.leaves, (variables["batch_stats"], trained, evaluated)),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(old, same)
-        assert not np.array_equal(old, new)
+def test_training_updates_statistics_and_evaluation_does_not(assert_statistics_move):
+    assert_statistics_move(small(), IMAGE)
 
 
-def test_half_precision_keeps_float32_parameters_and_statistics():
-    model = small(dtype="bfloat16")
-
-    def trace(rng):
-        variables = model.init(rng, IMAGE)
-        return variables, model.apply(
-            variables, IMAGE, train=True, mutable="batch_stats"
-        )
-
-    variables, (logits, updated) = jax.eval_shape(trace, jax.random.key(0))
-    assert {str(x.dtype) for x in jax.tree.leaves((variables, updated))} == {"float32"}
-    assert logits.dtype == jnp.bfloat16
+def test_half_precision_keeps_float32_parameters_and_statistics(assert_half_precision):
+    assert_half_precision(small(dtype="bfloat16"), IMAGE, train=True, statistics=True)
 
 
 @pytest.mark.slow

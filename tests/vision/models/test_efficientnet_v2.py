@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
 
 from vision.import_weights import convert
 from vision.models import efficientnet_v2
@@ -14,19 +13,7 @@ from vision.weights.efficientnet_v2 import TIMM, TORCHVISION_ML, TORCHVISION_S
 NAME = "efficientnetv2_s"
 
 
-def tap_error(arrays, name, ours):
-    """Against an activation [B, C, H, W], or every few values of it."""
-    ours = np.asarray(ours).transpose(0, 3, 1, 2)
-    if f"tap_{name}" in arrays:
-        theirs = arrays[f"tap_{name}"]
-    else:
-        theirs = arrays[f"tapflat_{name}"]
-        ours = ours.ravel()[:: int(arrays[f"tapstride_{name}"])]
-    assert ours.shape == theirs.shape
-    return np.abs(ours - theirs).max() / np.abs(theirs).max()
-
-
-def test_parity(parity, imported, assert_parity):
+def test_parity(parity, imported, assert_parity, tap_error):
     model = EfficientNetV2S(num_classes=10, padding="symmetric")
     variables = imported(model, NAME)
     arrays = parity(NAME)[1]
@@ -45,9 +32,11 @@ def test_parity(parity, imported, assert_parity):
     assert_parity(NAME, "logits", logits)
     stages = captured["stages"][0]
     for number in (1, 2, 4):
-        assert tap_error(arrays, f"features.{number}", stages[number - 1]) < 1e-5
+        ours = stages[number - 1].transpose(0, 3, 1, 2)
+        assert tap_error(NAME, f"features.{number}", ours) < 1e-5
     # Ten times the reference's own noise in float32.
-    assert tap_error(arrays, "features.7", captured["features"][0]) < 1e-4
+    features = captured["features"][0].transpose(0, 3, 1, 2)
+    assert tap_error(NAME, "features.7", features) < 1e-4
 
 
 @pytest.mark.slow
@@ -100,17 +89,12 @@ def test_early_blocks_are_fused_and_late_ones_excite():
             assert ("project_conv" in block) == (stage > 0)
 
 
-def test_strides():
-    model = EfficientNetV2S(num_classes=0)
-    image, out = jnp.zeros((1, 64, 96, 1)), []
-
-    def trace(rng):
-        stages, _ = model.init_with_output(rng, image, method="stages")
-        out.extend(x.shape[1:] for x in stages)
-
-    jax.eval_shape(trace, jax.random.key(0))
+def test_strides(stage_shapes):
+    out = stage_shapes(EfficientNetV2S(num_classes=0), (1, 64, 96, 1))
     strides, widths = (2, 4, 8, 16, 16, 32), (24, 48, 64, 128, 160, 256)
-    assert out == [(64 // s, 96 // s, c) for s, c in zip(strides, widths, strict=True)]
+    assert [shape[1:] for shape in out] == [
+        (64 // s, 96 // s, c) for s, c in zip(strides, widths, strict=True)
+    ]
 
 
 SIX = (*SPECS, *(("mbconv", 2, 8, 1, 1) for _ in range(3)))
@@ -124,46 +108,20 @@ CASES = [
 
 
 @pytest.mark.parametrize(("specs", "naming", "last"), CASES, ids=("s", "ml", "timm"))
-def test_files_of_all_sizes_fill_their_model(specs, naming, last):
+def test_files_of_all_sizes_fill_their_model(specs, naming, last, numbered_weights):
     specs = (specs[0], specs[1], ("fused", 2, 8, 1, 1), *specs[3:])
     template = jax.eval_shape(small(stage_specs=specs).init, jax.random.key(0), IMAGE)
-    weights = {}
-    for path, leaf in flatten_dict(template, sep="/").items():
-        name, layout = naming.find(path)
-        assert name not in weights
-        weights[name] = np.full(layout.theirs(leaf.shape), len(weights), np.float32)
+    weights = numbered_weights(naming, template)
     params, _ = convert(weights, template)
     assert (params["head_conv"]["kernel"] == weights[last].ravel()[0]).all()
 
 
-def test_training_updates_statistics_and_evaluation_does_not(random_variables):
-    model = small()
-    variables = random_variables(model, IMAGE)
-    run = jax.jit(
-        lambda train: model.apply(variables, IMAGE, train=train, mutable="batch_stats"),
-        static_argnums=0,
-    )
-    (_, trained), (_, evaluated) = run(True), run(False)
-    for old, new, same in zip(
-        *map(jax.tree.leaves, (variables["batch_stats"], trained, evaluated)),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(old, same)
-        assert not np.array_equal(old, new)
+def test_training_updates_statistics_and_evaluation_does_not(assert_statistics_move):
+    assert_statistics_move(small(), IMAGE)
 
 
-def test_half_precision_keeps_float32_parameters_and_statistics():
-    model = small(dtype="bfloat16")
-
-    def trace(rng):
-        variables = model.init(rng, IMAGE)
-        return variables, model.apply(
-            variables, IMAGE, train=True, mutable="batch_stats"
-        )
-
-    variables, (logits, updated) = jax.eval_shape(trace, jax.random.key(0))
-    assert {str(x.dtype) for x in jax.tree.leaves((variables, updated))} == {"float32"}
-    assert logits.dtype == jnp.bfloat16
+def test_half_precision_keeps_float32_parameters_and_statistics(assert_half_precision):
+    assert_half_precision(small(dtype="bfloat16"), IMAGE, train=True, statistics=True)
 
 
 @pytest.mark.slow

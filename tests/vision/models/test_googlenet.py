@@ -59,18 +59,11 @@ def test_statistics_are_as_many_as_published(auxiliary, statistics):
 
 
 @pytest.mark.parametrize("make", [GoogLeNet, GoogLeNetPaper])
-def test_maps_have_the_papers_sizes(make):
-    model = make(num_classes=0)
-    image = jnp.zeros((1, 224, 224, 3))
-    shapes = []
-
-    def trace(rng):
-        stages, _ = model.init_with_output(rng, image, method="stages")
-        shapes.extend(x.shape[1:] for x in stages)
-
-    jax.eval_shape(trace, jax.random.key(0))
+def test_maps_have_the_papers_sizes(make, stage_shapes):
+    shapes = stage_shapes(make(num_classes=0), (1, 224, 224, 3))
     # Table 1 of the paper: the outputs of inception 3b, 4e and 5b.
-    assert shapes == [(28, 28, 480), (14, 14, 832), (7, 7, 1024)]
+    expected = [(28, 28, 480), (14, 14, 832), (7, 7, 1024)]
+    assert [shape[1:] for shape in shapes] == expected
 
 
 def small(form="torchvision", **fields):
@@ -197,19 +190,8 @@ def test_it_learns_a_handful_of_images(overfit, monkeypatch):
     assert losses[0] > 0.8 and losses[-1] < 0.1
 
 
-def test_half_precision_keeps_float32_parameters_and_statistics():
-    model = small(dtype="bfloat16")
-
-    def trace(rng):
-        variables = model.init(rng, IMAGE)
-        return variables, model.apply(
-            variables, IMAGE, train=True, mutable="batch_stats"
-        )
-
-    variables, (outputs, updated) = jax.eval_shape(trace, jax.random.key(0))
-    assert {str(x.dtype) for x in jax.tree.leaves(variables)} == {"float32"}
-    assert {x.dtype for x in outputs} == {jnp.dtype(jnp.bfloat16)}
-    assert {str(x.dtype) for x in jax.tree.leaves(updated)} == {"float32"}
+def test_half_precision_keeps_float32_parameters_and_statistics(assert_half_precision):
+    assert_half_precision(small(dtype="bfloat16"), IMAGE, train=True, statistics=True)
 
 
 def test_errors_name_the_value():

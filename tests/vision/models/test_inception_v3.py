@@ -1,7 +1,5 @@
 """Inception v3: parity with its auxiliary head, published counts, factors, learning."""
 
-import types
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -112,38 +110,23 @@ def test_average_pools_count_the_padding(random_variables):
     np.testing.assert_allclose(plain.apply({}, x), 1)
 
 
-def shapes_of(model, shape, **options):
-    """Shapes of the variables, and of what `model` makes of images in training."""
-
-    def trace(rng):
-        image = jnp.zeros(shape)
-        variables = model.init(rng, image)
-        rngs = {"dropout": rng}
-        outputs = model.apply(
-            variables, image, train=True, rngs=rngs, mutable="batch_stats", **options
-        )
-        return variables, outputs
-
-    return jax.eval_shape(trace, jax.random.key(0))
-
-
 @pytest.mark.slow
-def test_auxiliary_logits_in_training_only():
-    model = small(auxiliary=True)
-    variables, (outputs, _) = shapes_of(model, (2, 299, 299, 3))
+def test_auxiliary_logits_in_training_only(trace):
+    model, image = small(auxiliary=True), jnp.zeros((2, 299, 299, 3))
+    variables, (outputs, _) = trace(model, image, train=True)
     assert [x.shape for x in outputs] == [(2, 3), (2, 3)]
     assert "auxiliary_head" in variables["params"]
-    logits = jax.eval_shape(model.apply, variables, jnp.zeros((2, 299, 299, 3)))
+    logits = jax.eval_shape(model.apply, variables, image)
     assert logits.shape == (2, 3)
-    alone, (logits, _) = shapes_of(small(), (2, 299, 299, 3))
+    alone, (logits, _) = trace(small(), image, train=True)
     assert logits.shape == (2, 3) and "auxiliary_head" not in alone["params"]
 
 
 @pytest.mark.slow
-def test_maps_at_strides_8_16_and_32():
-    stages, _ = shapes_of(
-        InceptionV3(num_classes=0), (1, 299, 299, 3), method="stages"
-    )[1]
+def test_maps_at_strides_8_16_and_32(trace):
+    image = jnp.zeros((1, 299, 299, 3))
+    options = {"train": True, "method": "stages"}
+    stages, _ = trace(InceptionV3(num_classes=0), image, **options)[1]
     assert [x.shape[1:] for x in stages] == [
         (35, 35, 288),
         (17, 17, 768),
@@ -152,48 +135,25 @@ def test_maps_at_strides_8_16_and_32():
 
 
 @pytest.mark.slow
-def test_training_updates_statistics_and_evaluation_does_not(random_variables):
-    model = small()
-    variables = random_variables(model, IMAGE)
-    run = jax.jit(
-        lambda v, train: model.apply(v, IMAGE, train=train, mutable="batch_stats"),
-        static_argnums=1,
-    )
-    (_, trained), (_, evaluated) = run(variables, True), run(variables, False)
-    for old, new, same in zip(
-        jax.tree.leaves(variables["batch_stats"]),
-        jax.tree.leaves(trained),
-        jax.tree.leaves(evaluated),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(old, same)
-        assert not np.array_equal(old, new)
+def test_training_updates_statistics_and_evaluation_does_not(assert_statistics_move):
+    assert_statistics_move(small(), IMAGE)
 
 
 @pytest.mark.slow
-def test_it_learns_a_handful_of_images(overfit, random_variables):
+def test_it_learns_a_handful_of_images(overfit):
     # Reductions with one block in front: more would take longer to compile than to train.
     model = small(factorized_widths=(), num_wide_blocks=0)
-    # Its start is drawn by numpy: compiling `init` takes longer than the training.
-    variables = random_variables(model, IMAGE)
-    start = types.SimpleNamespace(
-        init=lambda rng, image: variables,
-        apply=model.apply,
-        num_classes=model.num_classes,
-    )
-    losses = overfit(start, IMAGE, steps=30, learning_rate=1e-2)
+    losses = overfit(model, IMAGE, steps=30, learning_rate=1e-2)
     assert losses[0] > 0.8 and losses[-1] < 0.1
 
 
-def test_half_precision_keeps_float32_parameters_and_statistics():
+def test_half_precision_keeps_float32_parameters_and_statistics(assert_half_precision):
     model = small(auxiliary=True, dtype="bfloat16")
-    variables, (outputs, updated) = shapes_of(model, (2, 299, 299, 3))
-    assert {x.dtype.name for x in jax.tree.leaves(variables)} == {"float32"}
-    assert {x.dtype.name for x in outputs} == {"bfloat16"}
-    assert {x.dtype.name for x in jax.tree.leaves(updated)} == {"float32"}
+    image = jnp.zeros((2, 299, 299, 3))
+    assert_half_precision(model, image, train=True, statistics=True)
 
 
-def test_small_images_want_no_auxiliary_head():
+def test_small_images_want_no_auxiliary_head(trace):
     message = "auxiliary head got a map of 3x3, it needs 17x17; .* auxiliary=False"
     with pytest.raises(ValueError, match=message):
-        shapes_of(small(auxiliary=True), IMAGE.shape)
+        trace(small(auxiliary=True), IMAGE, train=True)

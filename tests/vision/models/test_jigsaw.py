@@ -119,11 +119,9 @@ def test_learned_positions_fit_tiles_only(random_variables):
         jax.eval_shape(lambda: model.apply(variables, IMAGE, method="represent"))
 
 
-def test_half_precision_keeps_float32_parameters():
+def test_half_precision_keeps_float32_parameters(assert_half_precision):
     model = network(vit(dtype="bfloat16"), dtype="bfloat16")
-    shapes = jax.eval_shape(model.init, jax.random.key(0), TILES)
-    assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
-    assert jax.eval_shape(model.apply, shapes, TILES).dtype == jnp.bfloat16
+    assert_half_precision(model, TILES)
 
 
 def test_it_learns_the_orders_of_a_handful_of_puzzles():

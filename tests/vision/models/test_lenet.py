@@ -60,16 +60,8 @@ def test_it_learns_a_handful_of_images(overfit):
     assert losses[0] > 0.8 and losses[-1] < 0.05
 
 
-def test_dropout_only_in_training(random_variables):
-    model = LeNet5(num_classes=3, dropout_rate=0.5)
-    variables = random_variables(model, IMAGE)
-
-    def run(seed, train):
-        rngs = {"dropout": jax.random.key(seed)}
-        return model.apply(variables, IMAGE, train=train, rngs=rngs)
-
-    np.testing.assert_array_equal(run(0, False), run(1, False))
-    assert not np.allclose(run(0, True), run(1, True))
+def test_dropout_only_in_training(assert_dropout_in_training_only):
+    assert_dropout_in_training_only(LeNet5(num_classes=3, dropout_rate=0.5), IMAGE)
 
 
 @pytest.mark.parametrize(

@@ -85,23 +85,12 @@ def test_logits_are_the_head_of_the_representation(random_variables):
     np.testing.assert_array_equal(headless.apply(variables, IMAGE), vectors)
 
 
-def test_dropout_only_in_training(random_variables):
-    model = MLP(num_classes=3, dropout_rate=0.5)
-    variables = random_variables(model, IMAGE)
-
-    def run(seed, train):
-        rngs = {"dropout": jax.random.key(seed)}
-        return model.apply(variables, IMAGE, train=train, rngs=rngs)
-
-    np.testing.assert_array_equal(run(0, False), run(1, False))
-    assert not np.allclose(run(0, True), run(1, True))
+def test_dropout_only_in_training(assert_dropout_in_training_only):
+    assert_dropout_in_training_only(MLP(num_classes=3, dropout_rate=0.5), IMAGE)
 
 
-def test_half_precision_keeps_float32_parameters():
-    model = MLP(num_classes=3, dtype="bfloat16")
-    variables = jax.eval_shape(model.init, jax.random.key(0), IMAGE)
-    assert {str(x.dtype) for x in jax.tree.leaves(variables)} == {"float32"}
-    assert jax.eval_shape(model.apply, variables, IMAGE).dtype == jnp.bfloat16
+def test_half_precision_keeps_float32_parameters(assert_half_precision):
+    assert_half_precision(MLP(num_classes=3, dtype="bfloat16"), IMAGE)
 
 
 @pytest.mark.parametrize(

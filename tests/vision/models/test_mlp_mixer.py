@@ -162,11 +162,8 @@ def test_drop_path_grows_with_depth_and_works_in_a_scan(random_variables):
     assert kept_all < 4
 
 
-def test_half_precision_keeps_float32_parameters():
-    model = tiny(dtype="bfloat16")
-    logits, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), IMAGE)
-    assert {str(x.dtype) for x in jax.tree.leaves(variables)} == {"float32"}
-    assert logits.dtype == jnp.bfloat16
+def test_half_precision_keeps_float32_parameters(assert_half_precision):
+    assert_half_precision(tiny(dtype="bfloat16"), IMAGE)
 
 
 def test_it_learns_a_handful_of_images(overfit):

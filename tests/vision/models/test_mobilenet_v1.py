@@ -14,19 +14,7 @@ from vision.models.mobilenet_v1 import MobileNetV1
 NAME = "mobilenetv1_hf_tfpad"
 
 
-def tap_error(arrays, name, ours):
-    """Against an activation [B, C, H, W], or every few values of it."""
-    ours = np.asarray(ours).transpose(0, 3, 1, 2)
-    if f"tap_{name}" in arrays:
-        theirs = arrays[f"tap_{name}"]
-    else:
-        theirs = arrays[f"tapflat_{name}"]
-        ours = ours.ravel()[:: int(arrays[f"tapstride_{name}"])]
-    assert ours.shape == theirs.shape
-    return np.abs(ours - theirs).max() / np.abs(theirs).max()
-
-
-def test_parity(parity, imported, assert_parity):
+def test_parity(parity, imported, assert_parity, tap_error):
     model = MobileNetV1(num_classes=11, width=0.25)
     variables = imported(model, NAME)
     arrays = parity(NAME)[1]
@@ -42,9 +30,10 @@ def test_parity(parity, imported, assert_parity):
 
     logits, captured = run(arrays["in_x_nhwc"])
     stages = captured["intermediates"]["stages"][0]
+    first, last = (stages[i].transpose(0, 3, 1, 2) for i in (0, -1))
     assert_parity(NAME, "logits", logits)
-    assert_parity(NAME, "last_hidden", stages[-1].transpose(0, 3, 1, 2))
-    assert tap_error(arrays, "mobilenet_v1.layer.1", stages[0]) < 1e-5
+    assert_parity(NAME, "last_hidden", last)
+    assert tap_error(NAME, "mobilenet_v1.layer.1", first) < 1e-5
     # 75 pixels: odd, as are all sizes after them.
     assert_parity(NAME, "logits_y", run(arrays["in_y_nhwc"])[0])
 
@@ -113,51 +102,20 @@ def small(**fields):
 IMAGE = jnp.asarray(np.random.default_rng(7).normal(size=(6, 16, 16, 3)), jnp.float32)
 
 
-def test_strides():
-    model = MobileNetV1(num_classes=0, width=0.25)
-    image = jnp.zeros((1, 64, 96, 1))
-    out = []
-
-    def trace(rng):
-        out.extend(
-            x.shape for x in model.init_with_output(rng, image, method="stages")[0]
-        )
-
-    jax.eval_shape(trace, jax.random.key(0))
+def test_strides(stage_shapes):
+    out = stage_shapes(MobileNetV1(num_classes=0, width=0.25), (1, 64, 96, 1))
     assert [shape[1:3] for shape in out] == [
         (64 // s, 96 // s) for s in (2, 4, 8, 16, 32)
     ]
     assert [shape[-1] for shape in out] == [16, 32, 64, 128, 256]
 
 
-def test_training_updates_statistics_and_evaluation_does_not(random_variables):
-    model = small()
-    variables = random_variables(model, IMAGE)
-    run = jax.jit(
-        lambda train: model.apply(variables, IMAGE, train=train, mutable="batch_stats"),
-        static_argnums=0,
-    )
-    (_, trained), (_, evaluated) = run(True), run(False)
-    for old, new, same in zip(
-        *map(jax.tree.leaves, (variables["batch_stats"], trained, evaluated)),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(old, same)
-        assert not np.array_equal(old, new)
+def test_training_updates_statistics_and_evaluation_does_not(assert_statistics_move):
+    assert_statistics_move(small(), IMAGE)
 
 
-def test_half_precision_keeps_float32_parameters_and_statistics():
-    model = small(dtype="bfloat16")
-
-    def trace(rng):
-        variables = model.init(rng, IMAGE)
-        return variables, model.apply(
-            variables, IMAGE, train=True, mutable="batch_stats"
-        )
-
-    variables, (logits, updated) = jax.eval_shape(trace, jax.random.key(0))
-    assert {str(x.dtype) for x in jax.tree.leaves((variables, updated))} == {"float32"}
-    assert logits.dtype == jnp.bfloat16
+def test_half_precision_keeps_float32_parameters_and_statistics(assert_half_precision):
+    assert_half_precision(small(dtype="bfloat16"), IMAGE, train=True, statistics=True)
 
 
 @pytest.mark.slow

@@ -13,19 +13,7 @@ NAME = "mobilenet_v2"
 TAPS = {1: "stage_0_block_0", 2: "stage_1_block_0", 4: "stage_2_block_0"}
 
 
-def tap_error(arrays, name, ours):
-    """Against an activation [B, C, H, W], or every few values of it."""
-    ours = np.asarray(ours).transpose(0, 3, 1, 2)
-    if f"tap_{name}" in arrays:
-        theirs = arrays[f"tap_{name}"]
-    else:
-        theirs = arrays[f"tapflat_{name}"]
-        ours = ours.ravel()[:: int(arrays[f"tapstride_{name}"])]
-    assert ours.shape == theirs.shape
-    return np.abs(ours - theirs).max() / np.abs(theirs).max()
-
-
-def test_parity(parity, imported, assert_parity):
+def test_parity(parity, imported, assert_parity, tap_error):
     model = MobileNetV2(num_classes=10)
     variables = imported(model, NAME)
     arrays = parity(NAME)[1]
@@ -45,10 +33,11 @@ def test_parity(parity, imported, assert_parity):
     captured = captured["intermediates"]
     assert_parity(NAME, "logits", logits)
     for number, name in TAPS.items():
-        ours = captured[name]["__call__"][0]
-        assert tap_error(arrays, f"features.{number}", ours) < 1e-5
+        ours = captured[name]["__call__"][0].transpose(0, 3, 1, 2)
+        assert tap_error(NAME, f"features.{number}", ours) < 1e-5
     # Ten times the reference's own noise in float32.
-    assert tap_error(arrays, "features.18", captured["features"][0]) < 3e-5
+    features = captured["features"][0].transpose(0, 3, 1, 2)
+    assert tap_error(NAME, "features.18", features) < 3e-5
     assert_parity(NAME, "logits_y", run(arrays["in_y_nhwc"])[0])
 
 
@@ -95,49 +84,19 @@ def test_what_passes_between_blocks_is_thin_and_linear(random_variables):
     assert features.min() == 0 and features.max() <= 6
 
 
-def test_strides_and_rounded_widths():
-    model = MobileNetV2(num_classes=0, width=1.4)
-    image, out = jnp.zeros((1, 64, 96, 1)), []
-
-    def trace(rng):
-        out.extend(
-            x.shape for x in model.init_with_output(rng, image, method="stages")[0]
-        )
-
-    jax.eval_shape(trace, jax.random.key(0))
+def test_strides_and_rounded_widths(stage_shapes):
+    out = stage_shapes(MobileNetV2(num_classes=0, width=1.4), (1, 64, 96, 1))
     strides = (2, 4, 8, 16, 16, 32, 32)
     assert [shape[1:3] for shape in out] == [(64 // s, 96 // s) for s in strides]
     assert [shape[-1] for shape in out] == [24, 32, 48, 88, 136, 224, 448]
 
 
-def test_training_updates_statistics_and_evaluation_does_not(random_variables):
-    model = small()
-    variables = random_variables(model, IMAGE)
-    run = jax.jit(
-        lambda train: model.apply(variables, IMAGE, train=train, mutable="batch_stats"),
-        static_argnums=0,
-    )
-    (_, trained), (_, evaluated) = run(True), run(False)
-    for old, new, same in zip(
-        *map(jax.tree.leaves, (variables["batch_stats"], trained, evaluated)),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(old, same)
-        assert not np.array_equal(old, new)
+def test_training_updates_statistics_and_evaluation_does_not(assert_statistics_move):
+    assert_statistics_move(small(), IMAGE)
 
 
-def test_half_precision_keeps_float32_parameters_and_statistics():
-    model = small(dtype="bfloat16")
-
-    def trace(rng):
-        variables = model.init(rng, IMAGE)
-        return variables, model.apply(
-            variables, IMAGE, train=True, mutable="batch_stats"
-        )
-
-    variables, (logits, updated) = jax.eval_shape(trace, jax.random.key(0))
-    assert {str(x.dtype) for x in jax.tree.leaves((variables, updated))} == {"float32"}
-    assert logits.dtype == jnp.bfloat16
+def test_half_precision_keeps_float32_parameters_and_statistics(assert_half_precision):
+    assert_half_precision(small(dtype="bfloat16"), IMAGE, train=True, statistics=True)
 
 
 def test_it_learns_a_handful_of_images(overfit):

@@ -11,19 +11,7 @@ from vision.models.mobilenet_v3 import MobileNetV3, MobileNetV3Small
 NAME = "mobilenet_v3_small"
 
 
-def tap_error(arrays, name, ours):
-    """Against an activation [B, C, H, W], or every few values of it."""
-    ours = np.asarray(ours).transpose(0, 3, 1, 2)
-    if f"tap_{name}" in arrays:
-        theirs = arrays[f"tap_{name}"]
-    else:
-        theirs = arrays[f"tapflat_{name}"]
-        ours = ours.ravel()[:: int(arrays[f"tapstride_{name}"])]
-    assert ours.shape == theirs.shape
-    return np.abs(ours - theirs).max() / np.abs(theirs).max()
-
-
-def test_parity(parity, imported, assert_parity):
+def test_parity(parity, imported, assert_parity, tap_error):
     model = MobileNetV3Small(num_classes=10)
     variables = imported(model, NAME)
     arrays = parity(NAME)[1]
@@ -40,9 +28,11 @@ def test_parity(parity, imported, assert_parity):
     logits, captured = run(arrays["in_x_nhwc"])
     captured = captured["intermediates"]
     assert_parity(NAME, "logits", logits)
-    assert tap_error(arrays, "features.1", captured["stages"][0][0]) < 1e-5
+    first = captured["stages"][0][0].transpose(0, 3, 1, 2)
+    assert tap_error(NAME, "features.1", first) < 1e-5
     # Ten times the reference's own noise in float32.
-    assert tap_error(arrays, "features.12", captured["features"][0]) < 4e-5
+    features = captured["features"][0].transpose(0, 3, 1, 2)
+    assert tap_error(NAME, "features.12", features) < 4e-5
     assert_parity(NAME, "logits_y", run(arrays["in_y_nhwc"])[0])
 
 
@@ -113,53 +103,23 @@ def test_the_wide_layer_sees_one_pixel(random_variables):
     np.testing.assert_allclose(vector, expected, atol=1e-5)
 
 
-def test_strides():
-    out = []
-    for model in (MobileNetV3(num_classes=0), MobileNetV3Small(num_classes=0)):
-        image = jnp.zeros((1, 64, 96, 1))
-
-        def trace(rng, model=model, image=image):
-            stages, _ = model.init_with_output(rng, image, method="stages")
-            out.append([x.shape[1:] for x in stages])
-
-        jax.eval_shape(trace, jax.random.key(0))
-    for found, strides, widths in (
-        (out[0], (2, 4, 8, 16, 16, 32), (16, 24, 40, 80, 112, 160)),
-        (out[1], (4, 8, 16, 16, 32), (16, 24, 40, 48, 96)),
+def test_strides(stage_shapes):
+    for make, strides, widths in (
+        (MobileNetV3, (2, 4, 8, 16, 16, 32), (16, 24, 40, 80, 112, 160)),
+        (MobileNetV3Small, (4, 8, 16, 16, 32), (16, 24, 40, 48, 96)),
     ):
-        assert found == [
+        found = stage_shapes(make(num_classes=0), (1, 64, 96, 1))
+        assert [shape[1:] for shape in found] == [
             (64 // s, 96 // s, c) for s, c in zip(strides, widths, strict=True)
         ]
 
 
-def test_training_updates_statistics_and_evaluation_does_not(random_variables):
-    model = small()
-    variables = random_variables(model, IMAGE)
-    run = jax.jit(
-        lambda train: model.apply(variables, IMAGE, train=train, mutable="batch_stats"),
-        static_argnums=0,
-    )
-    (_, trained), (_, evaluated) = run(True), run(False)
-    for old, new, same in zip(
-        *map(jax.tree.leaves, (variables["batch_stats"], trained, evaluated)),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(old, same)
-        assert not np.array_equal(old, new)
+def test_training_updates_statistics_and_evaluation_does_not(assert_statistics_move):
+    assert_statistics_move(small(), IMAGE)
 
 
-def test_half_precision_keeps_float32_parameters_and_statistics():
-    model = small(dtype="bfloat16")
-
-    def trace(rng):
-        variables = model.init(rng, IMAGE)
-        return variables, model.apply(
-            variables, IMAGE, train=True, mutable="batch_stats"
-        )
-
-    variables, (logits, updated) = jax.eval_shape(trace, jax.random.key(0))
-    assert {str(x.dtype) for x in jax.tree.leaves((variables, updated))} == {"float32"}
-    assert logits.dtype == jnp.bfloat16
+def test_half_precision_keeps_float32_parameters_and_statistics(assert_half_precision):
+    assert_half_precision(small(dtype="bfloat16"), IMAGE, train=True, statistics=True)
 
 
 @pytest.mark.slow

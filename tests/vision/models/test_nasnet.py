@@ -21,7 +21,7 @@ TAPS = {
 }
 
 
-def test_parity(imported, assert_parity, parity):
+def test_parity(imported, assert_parity, parity, tap_error):
     name = "nasnet_a_tiny"
     model = NASNetA_Large(
         num_classes=10, penultimate_width=384, stem_width=12, padding="symmetric"
@@ -45,12 +45,7 @@ def test_parity(imported, assert_parity, parity):
     assert_parity(name, "logits", logits)
     for tap, module in TAPS.items():
         ours = captured[module]["__call__"][0].transpose(0, 3, 1, 2)
-        if f"tap_{tap}" in arrays:
-            theirs, seen = arrays[f"tap_{tap}"], ours
-        else:
-            theirs = arrays[f"tapflat_{tap}"]
-            seen = ours.ravel()[:: arrays[f"tapstride_{tap}"]]
-        assert np.abs(seen - theirs).max() < 1e-5 * np.abs(theirs).max()
+        assert tap_error(name, tap, ours) < 1e-5
     # `features` is the last cell's output behind a relu.
     assert_parity(name, "features", np.maximum(ours, 0))
     # 107 pixels, odd on the way: the two grids of a halved input do not end together.
@@ -80,26 +75,10 @@ def small(**fields):
 IMAGE = jnp.asarray(np.random.default_rng(7).normal(size=(4, 32, 32, 3)), jnp.float32)
 
 
-def trace(model, shape, **options):
-    """Shapes of the variables, and of what `model` makes of images in training."""
-
-    def run(rng):
-        variables = model.init(rng, jnp.zeros(shape))
-        return variables, model.apply(
-            variables,
-            jnp.zeros(shape),
-            train=True,
-            rngs={"dropout": rng},
-            mutable="batch_stats",
-            **options,
-        )
-
-    return jax.eval_shape(run, jax.random.key(0))
-
-
 @pytest.mark.slow
-def test_maps_at_strides_8_16_and_32():
-    stages, _ = trace(small(), (1, 64, 96, 3), method="stages")[1]
+def test_maps_at_strides_8_16_and_32(trace):
+    image = jnp.zeros((1, 64, 96, 3))
+    stages, _ = trace(small(), image, train=True, method="stages")[1]
     # Six results side by side, of 4, 8 and 16 channels.
     assert [x.shape for x in stages] == [(1, 8, 12, 24), (1, 4, 6, 48), (1, 2, 3, 96)]
 
@@ -156,15 +135,15 @@ def test_what_the_cell_behind_a_reduction_reads(skip):
 
 
 @pytest.mark.slow
-def test_auxiliary_logits_in_training_only():
-    model = small(auxiliary=True)
-    variables, (outputs, _) = trace(model, (2, 96, 96, 3))
+def test_auxiliary_logits_in_training_only(trace):
+    model, image = small(auxiliary=True), jnp.zeros((2, 96, 96, 3))
+    variables, (outputs, _) = trace(model, image, train=True)
     assert [x.shape for x in outputs] == [(2, 2), (2, 2)]
     # Stride 16, pooled to one pixel of 48 channels.
     head = variables["params"]["auxiliary_head"]
     assert head["conv_0"]["conv"]["kernel"].shape == (1, 1, 48, 128)
     assert head["conv_1"]["conv"]["kernel"].shape == (1, 1, 128, 768)
-    logits = jax.eval_shape(model.apply, variables, jnp.zeros((2, 96, 96, 3)))
+    logits = jax.eval_shape(model.apply, variables, image)
     assert logits.shape == (2, 2)
 
 
@@ -199,26 +178,16 @@ def test_drop_path_and_statistics_in_training_only(table, random_variables):
 
 
 @pytest.mark.slow
-def test_it_learns_a_handful_of_images(overfit, random_variables):
+def test_it_learns_a_handful_of_images(overfit):
     # The stem's and the reduction cells: more would take longer to compile than to train.
     model = small(num_cells=0)
-    # Its start is drawn by numpy: compiling `init` takes longer than the training.
-    variables = random_variables(model, IMAGE)
-    start = types.SimpleNamespace(
-        init=lambda rng, image: variables,
-        apply=model.apply,
-        num_classes=model.num_classes,
-    )
-    losses = overfit(start, IMAGE, steps=25, learning_rate=1e-2)
+    losses = overfit(model, IMAGE, steps=25, learning_rate=1e-2)
     assert losses[0] > 0.4 and losses[-1] < 0.1
 
 
 @pytest.mark.slow
-def test_half_precision_keeps_float32_parameters_and_statistics():
-    variables, (logits, updated) = trace(small(dtype="bfloat16"), IMAGE.shape)
-    assert {x.dtype.name for x in jax.tree.leaves(variables)} == {"float32"}
-    assert logits.dtype == jnp.bfloat16
-    assert {x.dtype.name for x in jax.tree.leaves(updated)} == {"float32"}
+def test_half_precision_keeps_float32_parameters_and_statistics(assert_half_precision):
+    assert_half_precision(small(dtype="bfloat16"), IMAGE, train=True, statistics=True)
 
 
 @pytest.mark.parametrize(
@@ -229,6 +198,6 @@ def test_half_precision_keeps_float32_parameters_and_statistics():
         ({"auxiliary": True}, "a map of 2x2, it needs 5x5; .* auxiliary=False"),
     ],
 )
-def test_errors_name_the_value(fields, message):
+def test_errors_name_the_value(fields, message, trace):
     with pytest.raises(ValueError, match=message):
-        trace(small(**fields), IMAGE.shape)
+        trace(small(**fields), IMAGE, train=True)

@@ -11,7 +11,7 @@ from vision.models.resmlp import ResMlp
 FIXTURE = ResMlp(num_classes=10, patch_size=8, embed_dim=32, num_layers=3, mlp_dim=128)
 
 
-def test_parity(parity, imported, assert_parity):
+def test_parity(parity, imported, assert_parity, tap_error):
     variables = imported(FIXTURE, "resmlp_timm")
     arrays = parity("resmlp_timm")[1]
 
@@ -30,9 +30,8 @@ def test_parity(parity, imported, assert_parity):
     logits, captured = run(arrays["in_x_nhwc"])
     assert_parity("resmlp_timm", "logits", logits)
     assert_parity("resmlp_timm", "features", captured["features"][0])
-    tap = arrays["tap_blocks.0"]
-    error = np.abs(captured["block_0"]["__call__"][0] - tap).max()
-    assert error < 1e-5 * np.abs(tap).max()
+    block = captured["block_0"]["__call__"][0]
+    assert tap_error("resmlp_timm", "blocks.0", block) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -102,31 +101,12 @@ def test_deeper_networks_start_with_smaller_branches():
     np.testing.assert_allclose(starts, (0.1, 1e-5, 1e-6), rtol=1e-6)
 
 
-def test_drop_path_acts_in_training_alone(random_variables):
-    variables = random_variables(tiny(), IMAGE)
-
-    @jax.jit
-    def run(image):
-        return [
-            tiny(drop_path_rate=rate).apply(
-                variables,
-                image,
-                train=train,
-                rngs={"dropout": jax.random.key(0)},
-            )
-            for rate, train in ((0.0, True), (0.9, False), (0.9, True))
-        ]
-
-    plain, evaluated, dropped = run(IMAGE)
-    np.testing.assert_allclose(evaluated, plain, rtol=1e-5, atol=1e-6)
-    assert not np.allclose(dropped, plain, atol=1e-3)
+def test_drop_path_acts_in_training_alone(assert_drop_path_in_training_only):
+    assert_drop_path_in_training_only(tiny(), tiny(drop_path_rate=0.9), IMAGE)
 
 
-def test_half_precision_keeps_float32_parameters():
-    model = tiny(dtype="bfloat16")
-    logits, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), IMAGE)
-    assert {str(x.dtype) for x in jax.tree.leaves(variables)} == {"float32"}
-    assert logits.dtype == jnp.bfloat16
+def test_half_precision_keeps_float32_parameters(assert_half_precision):
+    assert_half_precision(tiny(dtype="bfloat16"), IMAGE)
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ TINY = {
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_parity(name, parity, imported, assert_parity):
+def test_parity(name, parity, imported, assert_parity, tap_error):
     model = ResNet(num_classes=10, **TINY[name])
     variables = imported(model, name)
     arrays = parity(name)[1]
@@ -53,9 +53,7 @@ def test_parity(name, parity, imported, assert_parity):
     assert_parity(name, "logits", logits)
     assert_parity(name, "features", stages[-1].transpose(0, 3, 1, 2))
     for i, stage in enumerate(stages):
-        tap = arrays[f"tap_layer{i + 1}"]
-        error = np.abs(stage.transpose(0, 3, 1, 2) - tap).max() / np.abs(tap).max()
-        assert error < 1e-5
+        assert tap_error(name, f"layer{i + 1}", stage.transpose(0, 3, 1, 2)) < 1e-5
     # 75 pixels, odd after every stage: padding must be torch's.
     assert_parity(name, "logits_y", run(arrays["in_y_nhwc"])[0])
 
@@ -298,36 +296,17 @@ def test_squeeze_and_excitation_weighs_the_channels_of_the_branch(random_variabl
 
 
 @pytest.mark.parametrize("stem", ["small", "large"])
-def test_strides(stem):
+def test_strides(stem, stage_shapes):
     model = ResNet(
         num_classes=0, stage_sizes=(1, 1, 1, 1), stage_widths=(2, 2, 2, 2), stem=stem
     )
-    image = jnp.zeros((1, 64, 96, 1))
-    shapes = []
-
-    def trace(rng):
-        stages, _ = model.init_with_output(rng, image, method="stages")
-        shapes.extend(x.shape for x in stages)
-
-    jax.eval_shape(trace, jax.random.key(0))
+    shapes = stage_shapes(model, (1, 64, 96, 1))
     first = 4 if stem == "large" else 1
     assert shapes == [(1, 64 // s, 96 // s, 8) for s in first * 2 ** np.arange(4)]
 
 
-def test_training_updates_statistics_and_evaluation_does_not(random_variables):
-    model = small()
-    variables = random_variables(model, IMAGE)
-    run = jax.jit(
-        lambda train: model.apply(variables, IMAGE, train=train, mutable="batch_stats"),
-        static_argnums=0,
-    )
-    (_, trained), (_, evaluated) = run(True), run(False)
-    before = jax.tree.leaves(variables["batch_stats"])
-    for old, new, same in zip(
-        before, jax.tree.leaves(trained), jax.tree.leaves(evaluated), strict=True
-    ):
-        np.testing.assert_array_equal(old, same)
-        assert not np.array_equal(old, new)
+def test_training_updates_statistics_and_evaluation_does_not(assert_statistics_move):
+    assert_statistics_move(small(), IMAGE)
 
 
 def test_it_learns_a_handful_of_images(overfit):
@@ -335,19 +314,8 @@ def test_it_learns_a_handful_of_images(overfit):
     assert losses[0] > 0.8 and losses[-1] < 0.1
 
 
-def test_half_precision_keeps_float32_parameters_and_statistics():
-    model = small(dtype="bfloat16")
-
-    def trace(rng):
-        variables = model.init(rng, IMAGE)
-        return variables, model.apply(
-            variables, IMAGE, train=True, mutable="batch_stats"
-        )
-
-    variables, (logits, updated) = jax.eval_shape(trace, jax.random.key(0))
-    assert {str(x.dtype) for x in jax.tree.leaves(variables)} == {"float32"}
-    assert logits.dtype == jnp.bfloat16
-    assert {str(x.dtype) for x in jax.tree.leaves(updated)} == {"float32"}
+def test_half_precision_keeps_float32_parameters_and_statistics(assert_half_precision):
+    assert_half_precision(small(dtype="bfloat16"), IMAGE, train=True, statistics=True)
 
 
 @pytest.mark.parametrize(

@@ -138,20 +138,8 @@ def test_dropout_is_inside_of_a_block_and_in_training_only(random_variables):
     assert not np.allclose(trained, run(jax.random.key(1))[0], atol=1e-3)
 
 
-def test_training_updates_statistics_and_evaluation_does_not(random_variables):
-    model = small()
-    variables = random_variables(model, IMAGE)
-    run = jax.jit(
-        lambda train: model.apply(variables, IMAGE, train=train, mutable="batch_stats"),
-        static_argnums=0,
-    )
-    (_, trained), (_, evaluated) = run(True), run(False)
-    before = jax.tree.leaves(variables["batch_stats"])
-    for old, new, same in zip(
-        before, jax.tree.leaves(trained), jax.tree.leaves(evaluated), strict=True
-    ):
-        np.testing.assert_array_equal(old, same)
-        assert not np.array_equal(old, new)
+def test_training_updates_statistics_and_evaluation_does_not(assert_statistics_move):
+    assert_statistics_move(small(), IMAGE)
 
 
 def test_timms_files_fill_it():
@@ -206,18 +194,8 @@ def test_it_learns_a_handful_of_images(overfit):
     assert losses[0] > 0.8 and losses[-1] < 0.3
 
 
-def test_half_precision_keeps_float32_parameters_and_statistics():
-    model = small(dtype="bfloat16")
-
-    def trace(rng):
-        variables = model.init(rng, IMAGE)
-        return variables, model.apply(
-            variables, IMAGE, train=True, mutable="batch_stats"
-        )
-
-    variables, (logits, updated) = jax.eval_shape(trace, jax.random.key(0))
-    assert {str(x.dtype) for x in jax.tree.leaves((variables, updated))} == {"float32"}
-    assert logits.dtype == jnp.bfloat16
+def test_half_precision_keeps_float32_parameters_and_statistics(assert_half_precision):
+    assert_half_precision(small(dtype="bfloat16"), IMAGE, train=True, statistics=True)
 
 
 @pytest.mark.parametrize(

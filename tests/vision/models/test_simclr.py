@@ -131,12 +131,9 @@ def test_order_of_views_follows(random_variables):
     )
 
 
-def test_half_precision_keeps_float32_parameters():
+def test_half_precision_keeps_float32_parameters(assert_half_precision):
     model = SimCLR(vit(), 4, dtype="bfloat16")
-    shapes = jax.eval_shape(model.init, jax.random.key(0), VIEWS)
-    assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
-    out = jax.eval_shape(model.apply, shapes, VIEWS)
-    assert out.dtype == jnp.bfloat16
+    assert_half_precision(model, VIEWS, statistics=True)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """SimMIM: hidden patches are hidden, visible ones are not, one linear head."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,11 +10,6 @@ from vision.models.vit import ViT
 
 IMAGE = np.random.default_rng(0).normal(size=(2, 8, 12, 3)).astype(np.float32)
 MASK = np.array([[1, 0, 0, 1, 0, 0], [0, 1, 1, 0, 1, 0]], bool)
-
-
-def run(model, variables, *arguments, **options):
-    """`model.apply`, compiled as a whole: quicker here than operation by operation."""
-    return jax.jit(functools.partial(model.apply, **options))(variables, *arguments)
 
 
 def tiny(**fields):
@@ -53,7 +46,7 @@ def test_shapes_and_parameter_paths(pooling):
     assert jax.tree.map(jnp.shape, params["backbone"]) == jax.tree.map(jnp.shape, alone)
 
 
-def test_hidden_pixels_change_nothing_and_visible_ones_everything(filled):
+def test_hidden_pixels_change_nothing_and_visible_ones_everything(filled, run):
     model, variables = filled
     apply = jax.jit(lambda image, mask: run(model, variables, image, mask).prediction)
     plain = apply(IMAGE, MASK)
@@ -62,7 +55,7 @@ def test_hidden_pixels_change_nothing_and_visible_ones_everything(filled):
     assert (np.abs(changed - plain).max(-1) > 1e-4).all()
 
 
-def test_no_gradient_reaches_hidden_pixels(filled):
+def test_no_gradient_reaches_hidden_pixels(filled, run):
     model, variables = filled
     loss = lambda image: (run(model, variables, image, MASK).prediction ** 2).sum()
     gradient = np.abs(jax.grad(loss)(IMAGE))
@@ -70,7 +63,7 @@ def test_no_gradient_reaches_hidden_pixels(filled):
     assert where(MASK, 1, gradient).min() > 0
 
 
-def test_hidden_patches_are_told_apart_by_position_alone(filled):
+def test_hidden_patches_are_told_apart_by_position_alone(filled, run):
     """The token goes in before positions are added: else all guesses would be equal."""
     model, variables = filled
     everything = np.ones_like(MASK)
@@ -84,7 +77,7 @@ def test_hidden_patches_are_told_apart_by_position_alone(filled):
     )
 
 
-def test_with_nothing_hidden_it_is_the_backbone_and_a_linear_layer(filled):
+def test_with_nothing_hidden_it_is_the_backbone_and_a_linear_layer(filled, run):
     model, variables = filled
     params = variables["params"]
     backbone = {"params": params["backbone"]}
@@ -111,7 +104,7 @@ def test_wrong_masks_are_named(mask, message):
     assert "\n" not in str(error.value)
 
 
-def test_dropping_only_in_training(filled):
+def test_dropping_only_in_training(filled, run):
     model, variables = filled
     dropping = SimMIM(model.backbone.copy(dropout_rate=0.5))
     plain = run(model, variables, IMAGE, MASK).prediction

@@ -27,7 +27,7 @@ TAPS = {
 }
 
 
-def test_parity(parity, imported, assert_parity):
+def test_parity(parity, imported, assert_parity, tap_error):
     variables = imported(FIXTURE, "swin_timm")
     arrays = parity("swin_timm")[1]
 
@@ -47,9 +47,7 @@ def test_parity(parity, imported, assert_parity):
     assert_parity("swin_timm", "logits", logits)
     assert_parity("swin_timm", "features", captured["features"][0])
     for ours, theirs in TAPS.items():
-        tap = arrays[f"tap_{theirs}"]
-        error = np.abs(captured[ours]["__call__"][0] - tap).max()
-        assert error < 1e-5 * np.abs(tap).max(), ours
+        assert tap_error("swin_timm", theirs, captured[ours]["__call__"][0]) < 1e-5
 
 
 def renamed(weights, *, merging, rename):
@@ -294,17 +292,9 @@ def test_a_rolled_map_does_not_join_its_two_ends(random_variables):
 @pytest.mark.parametrize(
     ("side", "sides"), [(16, (8, 4)), (13, (7, 4)), (1, (1, 1)), (3, (2, 1))]
 )
-def test_any_size_of_image_will_do(side, sides):
-    shapes = []
-
-    def trace(rng):
-        model = tiny(window_size=4)
-        image = jnp.zeros((1, side, 2 * side, 3))
-        stages, _ = model.init_with_output(rng, image, method="stages")
-        shapes.extend(x.shape[1] for x in stages)
-
-    jax.eval_shape(trace, jax.random.key(0))
-    assert tuple(shapes) == sides
+def test_any_size_of_image_will_do(side, sides, stage_shapes):
+    shapes = stage_shapes(tiny(window_size=4), (1, side, 2 * side, 3))
+    assert tuple(shape[1] for shape in shapes) == sides
 
 
 def test_parameters_do_not_depend_on_the_size_of_the_image():
@@ -347,32 +337,14 @@ def test_offsets_in_a_clipped_window_use_the_middle_of_the_table():
     np.testing.assert_array_equal(clipped, [[12, 11], [13, 12]])
 
 
-def test_drop_path_acts_in_training_alone(random_variables):
-    one = {"stage_sizes": (2,), "num_heads": (2,)}
-    variables = random_variables(tiny(**one), IMAGE)
-
-    @jax.jit
-    def run(image):
-        return [
-            tiny(drop_path_rate=rate, **one).apply(
-                variables,
-                image,
-                train=train,
-                rngs={"dropout": jax.random.key(0)},
-            )
-            for rate, train in ((0.0, True), (0.9, False), (0.9, True))
-        ]
-
-    plain, evaluated, dropped = run(IMAGE)
-    np.testing.assert_allclose(evaluated, plain, rtol=1e-5, atol=1e-6)
-    assert not np.allclose(dropped, plain, atol=1e-3)
+def test_drop_path_acts_in_training_alone(assert_drop_path_in_training_only):
+    plain = tiny(stage_sizes=(2,), num_heads=(2,))
+    dropping = plain.copy(drop_path_rate=0.9)
+    assert_drop_path_in_training_only(plain, dropping, IMAGE)
 
 
-def test_half_precision_keeps_float32_parameters():
-    model = tiny(dtype="bfloat16")
-    logits, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), IMAGE)
-    assert {str(x.dtype) for x in jax.tree.leaves(variables)} == {"float32"}
-    assert logits.dtype == jnp.bfloat16
+def test_half_precision_keeps_float32_parameters(assert_half_precision):
+    assert_half_precision(tiny(dtype="bfloat16"), IMAGE)
 
 
 def test_it_learns_a_handful_of_images(overfit):

@@ -239,10 +239,9 @@ def test_drop_path_of_rate_zero_changes_nothing_and_above_it_does(started):
     assert not np.allclose(dropped, plain, atol=1e-2)
 
 
-def test_half_precision_keeps_float32_parameters(started):
+def test_half_precision_keeps_float32_parameters(started, assert_half_precision):
     model = tiny(dtype="bfloat16")
-    shapes = jax.eval_shape(model.init, jax.random.key(0), IMAGE)
-    assert {str(x.dtype) for x in jax.tree.leaves(shapes)} == {"float32"}
+    assert_half_precision(model, IMAGE)
     variables = started(model)
     half, full = jax.jit(lambda v: [m.apply(v, IMAGE) for m in (model, tiny())])(
         variables

@@ -45,18 +45,10 @@ def test_a_white_image_as_computed_by_hand():
     assert [x.shape[1] for x in stages] == [11, 2, 2, 2, 1]
 
 
-def test_maps_have_the_papers_sizes():
-    model = ZFNet(num_classes=0)
-    image = jnp.zeros((1, 224, 224, 3))
-    shapes = []
-
-    def trace(rng):
-        stages, _ = model.init_with_output(rng, image, method="stages")
-        shapes.extend(x.shape[1:] for x in stages)
-
-    jax.eval_shape(trace, jax.random.key(0))
+def test_maps_have_the_papers_sizes(stage_shapes):
+    shapes = stage_shapes(ZFNet(num_classes=0), (1, 224, 224, 3))
     # Figure 3: 110 pooled to 55, 26 pooled to 13, and 13 pooled to 6.
-    assert shapes == [
+    assert [shape[1:] for shape in shapes] == [
         (55, 55, 96),
         (13, 13, 256),
         (13, 13, 384),
@@ -95,24 +87,12 @@ class Scaled(ZFNet):
         return {**super()._options(), "kernel_init": jax.nn.initializers.he_normal()}
 
 
-def test_dropout_only_in_training(random_variables):
-    model = ZFNet(num_classes=3, **TINY)
-    variables = random_variables(model, IMAGE)
-    run = jax.jit(
-        lambda seed, train: model.apply(
-            variables, IMAGE, train=train, rngs={"dropout": jax.random.key(seed)}
-        ),
-        static_argnums=1,
-    )
-    np.testing.assert_array_equal(run(0, False), run(1, False))
-    assert not np.allclose(run(0, True), run(1, True))
+def test_dropout_only_in_training(assert_dropout_in_training_only):
+    assert_dropout_in_training_only(ZFNet(num_classes=3, **TINY), IMAGE)
 
 
-def test_half_precision_keeps_float32_parameters():
-    model = ZFNet(num_classes=3, dtype="bfloat16", **TINY)
-    variables = jax.eval_shape(model.init, jax.random.key(0), IMAGE)
-    assert {str(x.dtype) for x in jax.tree.leaves(variables)} == {"float32"}
-    assert jax.eval_shape(model.apply, variables, IMAGE).dtype == jnp.bfloat16
+def test_half_precision_keeps_float32_parameters(assert_half_precision):
+    assert_half_precision(ZFNet(num_classes=3, dtype="bfloat16", **TINY), IMAGE)
 
 
 @pytest.mark.parametrize(
