@@ -123,7 +123,14 @@ ROWS = {
         batch_size={"cpu": 8, "gpu": 256},
         convolutional=True,
     ),
-    # Depthwise convolutions: of 3 x 3 pixels, and of 7 x 7.
+    # Convolutions in 32 groups; and depthwise ones, of 3 x 3 pixels and of 7 x 7.
+    "resnext50": Row(
+        **classification("resnet.ResNeXt50_32x4d", size=224, num_classes=1000),
+        torch="timm:resnext50_32x4d",
+        optimizer="sgd",
+        batch_size={"cpu": 8, "gpu": 256},
+        convolutional=True,
+    ),
     "mobilenet_v2": Row(
         **classification("mobilenet_v2.MobileNetV2", size=224, num_classes=1000),
         torch="timm:mobilenetv2_100",

@@ -1,8 +1,8 @@
-"""Convolutions that become what they are: matrix products, or sums of shifted images.
+"""Convolutions that become what they are: products, sums of shifted images, dense ones.
 
 Why faster: a 1x1 convolution is a product of [B * H * W, C] with the kernel, whose
 gradients XLA on CPU computes several times faster as products than as convolutions; for
-those of each channel by itself see `layers.depthwise`.
+those of each channel by itself see `layers.depthwise`, for those in groups `layers.grouped`.
 
 Fields, parameter names, shapes and initial values are those of `flax.linen.Conv`.
 """
@@ -16,6 +16,7 @@ from jax import lax
 
 from layers.dense import flat_dot_general
 from layers.depthwise import depthwise_conv, is_large_depthwise
+from layers.grouped import grouped_conv, is_large_grouped
 
 # He's: torch initialises its ResNets so, by the outputs that an input reaches, where
 # `nn.initializers.he_normal` counts the inputs of an output.
@@ -35,8 +36,9 @@ def product_conv_general_dilated(
     precision: Any = None,
     **kwargs: Any,
 ) -> jax.Array:
-    """`jax.lax.conv_general_dilated`; a kernel of one pixel becomes a flat product, one
-    that is of each channel by itself a sum of shifted images on a CPU.
+    """`jax.lax.conv_general_dilated`; a kernel of one pixel becomes a flat product, and on
+    a CPU one that is of each channel by itself a sum of shifted images, and one in groups
+    some dense ones.
 
     Args:
         lhs: [B, *spatial, C], channels last.
@@ -64,6 +66,10 @@ def product_conv_general_dilated(
     plain = undilated and precision is None and not kwargs
     if plain and is_large_depthwise(lhs, rhs, feature_group_count):
         return depthwise_conv(lhs, rhs, tuple(window_strides), padding)
+    if plain and is_large_grouped(lhs, rhs, feature_group_count):
+        return grouped_conv(
+            lhs, rhs, tuple(window_strides), padding, feature_group_count
+        )
     return lax.conv_general_dilated(
         lhs,
         rhs,

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-Padding = tuple[tuple[int, int], tuple[int, int]]
+from layers.grouped import Padding, convolved, explicit_padding, gradients_of
+
 # Below this many products compiling takes longer than it saves.
 _WORTH_IT = 2**18
 # A sum over a window of at most so many pixels is one expression. XLA makes an expression
@@ -55,22 +56,18 @@ def depthwise_conv(
     Returns:
         [B, h, w, C], of the image's dtype.
     """
-    if isinstance(padding, str):
-        padding = lax.padtype_to_pads(
-            image.shape[1:3], kernel.shape[:2], strides, padding
-        )
-    (top, bottom), (left, right) = padding
-    pads = (int(top), int(bottom)), (int(left), int(right))
+    pads = explicit_padding(image, kernel, strides, padding)
     return _depthwise(image, kernel, tuple(map(int, strides)), pads)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _depthwise(image, kernel, strides, padding):
+    options = {"strides": strides, "padding": padding}
     return lax.platform_dependent(
         image,
         kernel,
-        cpu=functools.partial(_shifted, strides=strides, padding=padding),
-        default=functools.partial(_convolved, strides=strides, padding=padding),
+        cpu=functools.partial(_shifted, **options),
+        default=functools.partial(convolved, groups=image.shape[-1], **options),
     )
 
 
@@ -80,37 +77,16 @@ def _forward(image, kernel, strides, padding):
 
 def _backward(strides, padding, residuals, gradient):
     options = {"strides": strides, "padding": padding}
+    plain = functools.partial(convolved, groups=gradient.shape[-1], **options)
     return lax.platform_dependent(
         *residuals,
         gradient,
         cpu=functools.partial(_shifted_gradients, **options),
-        default=functools.partial(_convolved_gradients, **options),
+        default=gradients_of(plain),
     )
 
 
 _depthwise.defvjp(_forward, _backward)
-
-
-def _convolved(
-    image: jax.Array, kernel: jax.Array, *, strides: tuple[int, int], padding: Padding
-) -> jax.Array:
-    return lax.conv_general_dilated(
-        image,
-        kernel,
-        strides,
-        padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=image.shape[-1],
-    )
-
-
-def _convolved_gradients(
-    image: jax.Array, kernel: jax.Array, gradient: jax.Array, **options
-) -> tuple[jax.Array, jax.Array]:
-    """A convolution is linear in both."""
-    of_image = jax.linear_transpose(lambda x: _convolved(x, kernel, **options), image)
-    of_kernel = jax.linear_transpose(lambda x: _convolved(image, x, **options), kernel)
-    return (*of_image(gradient), *of_kernel(gradient))
 
 
 def _shifted(

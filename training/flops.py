@@ -18,9 +18,10 @@ def count(function: Callable, *args: Any) -> int:
     """FLOPs of one call over all devices, counted as if nothing was sharded.
 
     Products with zeros that padding or dilation puts in do not count. A branch of
-    `jax.lax.cond` counts as its costliest; the body of a `jax.lax.while_loop`, whose
-    length nobody knows before, counts once; recomputation under `jax.checkpoint` counts
-    where it is traced, that is, in a gradient.
+    `jax.lax.cond` counts as its costliest, and `jax.lax.platform_dependent` as its default,
+    whatever the device makes of it; the body of a `jax.lax.while_loop`, whose length nobody
+    knows before, counts once; recomputation under `jax.checkpoint` counts where it is
+    traced, that is, in a gradient.
 
     Args:
         function: anything JAX can trace, jitted or not.
@@ -66,7 +67,9 @@ def _equation(eqn: Any) -> int:
     if str(params.get("name", name)).startswith("dot_product_attention_"):
         return _fused_attention(eqn)
     if name == "cond":
-        return max(_jaxpr(branch.jaxpr) for branch in params["branches"])
+        counts = [_jaxpr(branch.jaxpr) for branch in params["branches"]]
+        platforms = params.get("branches_platforms") or ()
+        return counts[platforms.index(None)] if None in platforms else max(counts)
     inside = sum(_jaxpr(jaxpr) for jaxpr in _jaxprs(params.values()))
     if name == "scan":
         return inside * params["length"]

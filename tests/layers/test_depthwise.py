@@ -91,8 +91,10 @@ def test_layers_of_some_size_take_it():
     assert not takes_shifts(Conv(**fields), (2, 8, 8, 16))
     assert not takes_shifts(Conv(**fields, kernel_dilation=2), big)
     assert not takes_shifts(Conv(**fields, precision="highest"), big)
-    assert not takes_shifts(Conv(**{**fields, "feature_group_count": 4}), big)
-    assert not takes_shifts(Conv(**{**fields, "features": 32}), big)
+    image, kernel = inputs(big)
+    assert is_large_depthwise(image, kernel, 16)
+    assert not is_large_depthwise(image, kernel, 4)
+    assert not is_large_depthwise(image, jnp.ones((3, 3, 1, 32)), 16)
     assert not is_large_depthwise(jnp.ones((2, 2**20, 2)), jnp.ones((3, 1, 2)), 2)
 
 
