@@ -33,9 +33,11 @@ import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# toy_experiment, for dotted paths; test_configs, for loading them; test_namings, for models.
+# toy_experiment, for dotted paths; test_configs, for loading them; test_namings, for models;
+# repeatability, whose assertions shall say as much as a test's.
 FOLDERS = ("tests/training", "tests/vision/weights", "tests")
 sys.path[:0] = [str(ROOT / folder) for folder in FOLDERS]
+pytest.register_assert_rewrite("repeatability")
 
 
 def _optional_folder(variable: str, name: str) -> pathlib.Path:

@@ -1,8 +1,11 @@
 """Every way of pretraining resumes to the last bit and does not depend on the devices."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
+import repeatability
 from test_configs import load
 
 from training import checkpoint, evaluation, loop
@@ -43,51 +46,21 @@ def config(name, **changes):
     return found
 
 
-def follow(run, state, first, steps):
-    losses = []
-    with run.experiment.data.train_batches(
-        batch_size=16, seed=0, start_step=first
-    ) as batches:
-        for _ in range(steps):
-            state, metrics = run.update(state, run.layout.put(next(batches)))
-            losses.append(float(metrics["loss"].compute()))
-    return losses, state
-
-
 @pytest.fixture(scope="module")
-def unbroken():
-    """unbroken(name): the run on one device, its losses of six steps, its last state."""
-    cache = {}
-
-    def followed(name):
-        if name not in cache:
-            run = Run.from_config(config(name), jax.devices()[:1])
-            losses, state = follow(run, run.init(), 0, 6)
-            cache[name] = run, losses, jax.device_get(state)
-        return cache[name]
-
-    return followed
+def whole():
+    """whole(name): the unbroken run of six steps."""
+    return functools.cache(lambda name: repeatability.unbroken(config(name)))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_resumed_it_ends_where_an_unbroken_run_does(name, unbroken, tmp_path):
-    run, losses, last = unbroken(name)
-    start, state = follow(run, run.init(), 0, 3)
-    keeper = checkpoint.Checkpointer(tmp_path)
-    keeper.save(3, state)
-    keeper.wait()
-    restored = keeper.restore(run.target).state
-    keeper.close()
-    rest, end = follow(run, restored, 3, 3)
-    assert start + rest == losses
-    jax.tree.map(np.testing.assert_array_equal, last, jax.device_get(end))
+def test_resumed_it_ends_where_an_unbroken_run_does(name, whole, tmp_path):
+    repeatability.assert_resumes(whole(name), tmp_path)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_eight_devices_follow_one(name, unbroken):
-    run = Run.from_config(config(name, mesh={"data": 8}))
-    losses, _ = follow(run, run.init(), 0, 6)
-    np.testing.assert_allclose(losses, unbroken(name)[1], rtol=2e-5)
+def test_eight_devices_follow_one(name, whole):
+    wide = config(name, mesh={"data": 8})
+    repeatability.assert_devices_agree(wide, whole(name), rtol=2e-5)
 
 
 @pytest.fixture(scope="module")

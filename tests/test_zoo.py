@@ -1,14 +1,10 @@
 """Every image classifier, tiny: resumes to the last bit, and does not depend on the devices."""
 
-import jax
-import numpy as np
 import pytest
+import repeatability
 from test_configs import load
 from test_namings import CASES, IMAGE_SIZES
-from test_pretraining import follow
 
-from training import checkpoint
-from training.run import Run
 from vision.models.alexnet import AlexNet
 from vision.models.beit import BEiTPretraining
 from vision.models.lenet import LeNet
@@ -48,19 +44,6 @@ def config(name, devices):
 
 @pytest.mark.parametrize("name", sorted(ZOO))
 def test_it_resumes_to_the_last_bit_and_eight_devices_follow_one(name, tmp_path):
-    run = Run.from_config(config(name, 1), jax.devices()[:1])
-    start, state = follow(run, run.init(), 0, 2)
-    keeper = checkpoint.Checkpointer(tmp_path)
-    keeper.save(2, state)
-    keeper.wait()
-    rest, last = follow(run, state, 2, 2)
-    restored = keeper.restore(run.target).state
-    keeper.close()
-    again, end = follow(run, restored, 2, 2)
-    assert again == rest
-    jax.tree.map(
-        np.testing.assert_array_equal, jax.device_get(last), jax.device_get(end)
-    )
-    wide = Run.from_config(config(name, 8))
-    losses, _ = follow(wide, wide.init(), 0, 4)
-    np.testing.assert_allclose(losses, start + rest, rtol=1e-3)
+    whole = repeatability.unbroken(config(name, 1), steps=4)
+    repeatability.assert_resumes(whole, tmp_path)
+    repeatability.assert_devices_agree(config(name, 8), whole, rtol=1e-3)
