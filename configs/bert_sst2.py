@@ -2,8 +2,8 @@
 
 Command: TFDS_DATA_DIR=... python train.py --config=configs/bert_sst2.py
     --config.init_from.path=runs/bert_wikitext2
-From scratch, with the same tokenizer: --config=configs/bert_sst2.py:100,scratch
-On a tenth of the labels: --config=configs/bert_sst2.py:10 (or 10,scratch)
+From scratch, with the same tokenizer: --config=configs/bert_sst2.py:scratch
+One epoch instead of three: --config.total_steps=216
 
 Result: test accuracy of three seeds after the last step, pretrained 77.92, 79.08, 78.58 % (78.53 +-
 0.58), from scratch 78.03, 77.48, 77.16 % (77.56 +- 0.44); on the validation split the other way
@@ -14,21 +14,17 @@ core, 5 to 7 minutes a run, 2026-11-27)
 
 from ml_collections import ConfigDict
 
-# Steps of the update for each share of the labels in per cent: ten epochs of a tenth, three of all.
-STEPS = {"10": 216, "100": 648}
 
-
-def get_config(arg="100"):
-    percent, _, start = arg.partition(",")
-    if percent not in STEPS or start not in ("", "scratch"):
-        raise ValueError(f"{arg!r} is not 10 or 100, perhaps with ',scratch'")
+def get_config(start="pretrained"):
+    if start not in ("pretrained", "scratch"):
+        raise ValueError(f"start {start!r}; there is pretrained and scratch")
     config = ConfigDict()
     config.seed = 0
     config.batch_size = 32
-    config.total_steps = STEPS[percent]
+    config.total_steps = 648  # three epochs
     total_steps = config.get_oneway_ref("total_steps")
     length, vocab_size = 64, 16000
-    if not start:
+    if start == "pretrained":
         config.init_from = dict(
             type="training.initialization.FromRun",
             path="runs/bert_wikitext2",
@@ -62,10 +58,10 @@ def get_config(arg="100"):
         ),
     )
 
-    def pipeline(source):
+    def pipeline(split):
         return dict(
             type="data.pipeline.Pipeline",
-            source=source,
+            source=text(split),
             transforms=(
                 dict(
                     type="nlp.transforms.Tokenize",
@@ -82,10 +78,7 @@ def get_config(arg="100"):
             cache=True,
         )
 
-    train = text("train")
-    if percent != "100":
-        train = dict(type="data.sources.Subset", source=train, share=int(percent) / 100)
-    config.data = pipeline(train)
+    config.data = pipeline("train")
     config.task = dict(
         type="nlp.tasks.sentence_classification.SentenceClassification",
         model=dict(
@@ -123,10 +116,8 @@ def get_config(arg="100"):
         clip_norm=1.0,
     )
     config.evals = dict(
-        eval=dict(
-            type="training.evaluation.Evaluation", data=pipeline(text("validation"))
-        ),
-        test=dict(type="training.evaluation.Evaluation", data=pipeline(text("test"))),
+        eval=dict(type="training.evaluation.Evaluation", data=pipeline("validation")),
+        test=dict(type="training.evaluation.Evaluation", data=pipeline("test")),
     )
     config.eval_steps = total_steps // 3
     config.checkpoint_steps = total_steps // 3

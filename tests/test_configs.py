@@ -12,7 +12,7 @@ from training.run import Run, batch_spec
 FILES = {path.stem: path for path in launch.config_files()}
 ARGUMENTS = {
     "alexnet_imagenet": ["OneStream"],
-    "bert_sst2": ["100,scratch", "10"],
+    "bert_sst2": ["scratch"],
     "bert_wikipedia": ["L"],
     "finetune_cifar10": ["1,scratch"],
     "finetune_imagenet": ["L/16", "H/14"],
