@@ -74,9 +74,8 @@ def explicit_padding(
 def convolved(
     image: jax.Array,
     kernel: jax.Array,
-    *,
     strides: tuple[int, int],
-    padding: Padding,
+    padding: str | Padding,
     groups: int,
 ) -> jax.Array:
     """XLA's own convolution; arguments as for `grouped_conv`."""
