@@ -172,8 +172,11 @@ def test_what_cannot_be_sent_is_described():
     parts.close()
 
 
+# A shell's background job starts with SIGINT ignored, and so would this.
 PARENT = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import numpy as np
 from data.pipeline import Pipeline
 from data.sources import Arrays
@@ -200,6 +203,7 @@ def test_nothing_outlives_the_parent(how, request):
         start_new_session=True,
         cwd=request.config.rootpath,
     )
+    request.addfinalizer(parent.kill)
     pids = [int(pid) for pid in parent.stdout.readline().split()]
     assert len(pids) == 2
     assert not any(gone(pid) for pid in pids)
