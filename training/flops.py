@@ -64,8 +64,11 @@ def _equation(eqn: Any) -> int:
     if name == "conv_general_dilated":
         return _convolution(eqn)
     # A primitive, or a jitted function of this name.
-    if str(params.get("name", name)).startswith("dot_product_attention_"):
-        return _fused_attention(eqn)
+    called = str(params.get("name", name))
+    heads = [v.aval.shape for v in eqn.invars if _may_be_heads(v.aval)]
+    # Of a function that was split, in a scan say, one part gets no heads.
+    if called.startswith("dot_product_attention_") and len(heads) > 1:
+        return _fused_attention(*heads[:2], backward="bwd" in called)
     if name == "cond":
         counts = [_jaxpr(branch.jaxpr) for branch in params["branches"]]
         platforms = params.get("branches_platforms") or ()
@@ -153,14 +156,19 @@ def _positions(
     return total
 
 
-def _fused_attention(eqn: Any) -> int:
+def _may_be_heads(aval: Any) -> bool:
+    return len(aval.shape) == 4 and aval.dtype != bool
+
+
+def _fused_attention(
+    query: tuple[int, ...], key: tuple[int, ...], *, backward: bool
+) -> int:
     """cuDNN's flash attention, or ours in blocks, on [B, T, N, H] and [B, S, N, H], masks
     ignored.
 
     Two products forward; four backward and one recomputed, which is counted because it
     is part of the method.
     """
-    query, key = (variable.aval.shape for variable in eqn.invars[:2])
     batch, length, heads, dim = query
     product = 2 * batch * heads * length * key[1] * dim
-    return product * (5 if "bwd" in eqn.primitive.name else 2)
+    return product * (5 if backward else 2)

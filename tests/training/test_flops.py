@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
+from nlp.models.gpt import GPT
 from training import flops
 
 
-def shape(*sizes):
-    return jax.ShapeDtypeStruct(sizes, jnp.float32)
+def shape(*sizes, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(sizes, dtype)
 
 
 def xla(function, *args) -> float:
@@ -221,3 +222,29 @@ def test_fused_attention_counts_its_products():
             invars=[types.SimpleNamespace(aval=x) for x in (query, key, key)],
         )
         assert flops._equation(eqn) == products * product
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_attention_in_blocks_counts_as_attention_and_recomputes_one_product(scan):
+    """Flax splits what a scanned function computes from no argument off it."""
+    tokens = shape(2, 256, dtype=jnp.int32)
+
+    def counts(implementation):
+        model = GPT(
+            8,
+            max_length=256,
+            embed_dim=16,
+            num_layers=3,
+            num_heads=2,
+            scan=scan,
+            attention_implementation=implementation,
+        )
+        variables = jax.eval_shape(model.init, jax.random.key(0), tokens)
+        forward = functools.partial(flops.count, model.apply)
+        total = jax.grad(lambda *args: model.apply(*args).sum())
+        return forward(variables, tokens), flops.count(total, variables, tokens)
+
+    blocks, einsum = counts("blocks"), counts("einsum")
+    assert blocks[0] == einsum[0]
+    product = 2 * 2 * 256 * 256 * 16
+    assert blocks[1] - einsum[1] == 3 * product
