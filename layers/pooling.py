@@ -120,19 +120,22 @@ def _max_pool_forward(x, window, strides, padding):
 def _max_pool_backward(window, strides, padding, residuals, cotangent):
     """Each phase of the input sums the windows in which one of its pixels was first."""
     position, shape = residuals
-    position, cotangent = lax.optimization_barrier((position, cotangent))
     sizes = cotangent.shape[1:-1]
     lengths = _phase_lengths(window, strides, sizes)
+    # Windows beyond the edges, which nobody was first in: so that all sums are of slices.
+    reach = [length - size for length, size in zip(lengths, sizes, strict=True)]
+    borders = [(0, 0, 0), *((n, n, 0) for n in reach), (0, 0, 0)]
     zero = jnp.zeros((), cotangent.dtype)
+    nobody = jnp.zeros((), position.dtype)
+    padded = lax.pad(position, nobody, borders), lax.pad(cotangent, zero, borders)
+    position, cotangent = lax.optimization_barrier(padded)
     phases = {}
     for k, offset in enumerate(_offsets(window)):
-        chosen = jnp.where(position == k, cotangent, zero)
-        steps = [o // s for o, s in zip(offset, strides, strict=True)]
-        pads = [
-            (step, length - step - size, 0)
-            for step, length, size in zip(steps, lengths, sizes, strict=True)
-        ]
-        chosen = lax.pad(chosen, zero, [(0, 0, 0), *pads, (0, 0, 0)])
+        index = [slice(None)]
+        for o, s, n, length in zip(offset, strides, reach, lengths, strict=True):
+            index.append(slice(n - o // s, n - o // s + length))
+        here = tuple(index)
+        chosen = jnp.where(position[here] == k, cotangent[here], zero)
         phase = tuple(o % s for o, s in zip(offset, strides, strict=True))
         phases[phase] = phases[phase] + chosen if phase in phases else chosen
     whole = _join_phases(phases, strides)
