@@ -26,7 +26,7 @@ BRANCHES = (
 
 def test_branches_lie_side_by_side_in_order():
     block = InceptionBlock(BRANCHES, unit=ConvNorm)
-    y, variables = block.init_with_output(jax.random.key(1), IMAGE)
+    y, variables = jax.jit(block.init_with_output)(jax.random.key(1), IMAGE)
     assert y.shape == (2, 7, 7, 2 + 4 + 5 + 6)
     assert set(variables["params"]) == {
         "branch_0_0",
@@ -44,16 +44,17 @@ def test_branches_lie_side_by_side_in_order():
 
 def test_a_reduction_halves_every_branch():
     block = InceptionBlock(((down(3),), (MAX_POOL,)), unit=ConvNorm)
-    y, _ = block.init_with_output(jax.random.key(1), IMAGE)
+    y, _ = jax.jit(block.init_with_output)(jax.random.key(1), IMAGE)
     assert y.shape == (2, 3, 3, 3 + 4)
     np.testing.assert_array_equal(y[:, 0, 0, 3:], IMAGE[:, :3, :3].max((1, 2)))
 
 
 def test_statistics_follow_the_mode():
     block = InceptionBlock(BRANCHES, unit=partial(ConvNorm, norm_momentum=0.5))
-    variables = block.init(jax.random.key(1), IMAGE)
+    variables = jax.jit(block.init)(jax.random.key(1), IMAGE)
+    run = jax.jit(partial(block.apply, mutable="batch_stats"), static_argnames="train")
     for train in (True, False):
-        _, updated = block.apply(variables, IMAGE, train=train, mutable="batch_stats")
+        _, updated = run(variables, IMAGE, train=train)
         for old, new in zip(
             jax.tree.leaves(variables["batch_stats"]),
             jax.tree.leaves(updated["batch_stats"]),

@@ -63,18 +63,20 @@ def test_fusing_the_linear_parts_gives_one_convolution(random_variables):
     """A depthwise convolution after a 1x1 is a 3x3 whose kernel is their product."""
     options = {"activation": "identity", "norm_epsilon": 0.0}
     block = InvertedBottleneck(4, expanded=8, **options)
-    variables = block.init(jax.random.key(1), X)
+    variables = jax.jit(block.init)(jax.random.key(1), X)
     params = variables["params"]
     expand = params["expand_conv"]["kernel"][0, 0]
     depthwise = params["depthwise_conv"]["kernel"][:, :, 0]
     fused = FusedInvertedBottleneck(4, expanded=8, **options)
-    fused_variables = fused.init(jax.random.key(2), X)
+    fused_variables = jax.jit(fused.init)(jax.random.key(2), X)
     fused_variables["params"] |= {
         "fused_conv": {"kernel": jnp.einsum("HWF,CF->HWCF", depthwise, expand)},
         "project_conv": params["project_conv"],
     }
     np.testing.assert_allclose(
-        fused.apply(fused_variables, X), block.apply(variables, X), atol=1e-5
+        jax.jit(fused.apply)(fused_variables, X),
+        jax.jit(block.apply)(variables, X),
+        atol=1e-5,
     )
 
 
@@ -134,7 +136,7 @@ def test_the_hidden_map_need_never_be_whole():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 32, 32, 4)), jnp.float32)
     # Without a shortcut (5 channels out of 4), and with fresh norms, which do nothing.
     block = InvertedBottleneck(5, expanded=48, norm_epsilon=0.0)
-    variables = block.init(jax.random.key(1), x)
+    variables = jax.jit(block.init)(jax.random.key(1), x)
     whole = jax.jit(lambda x: block.apply(variables, x))
     parts = jax.jit(grouped(block, variables["params"], 6))
     np.testing.assert_allclose(parts(x), whole(x), atol=1e-5)

@@ -74,11 +74,11 @@ def test_factors_see_as_much_with_fewer_weights(factors, size, weights):
     for steps, expected in ((factors, weights), ((C(1, size),), size * size)):
         unit = jax.tree_util.Partial(ConvNorm, activation="identity")
         block = InceptionBlock((steps,), unit=unit)
-        variables = block.init(jax.random.key(1), image)
+        variables = jax.jit(block.init)(jax.random.key(1), image)
         kernels = [x for x in jax.tree.leaves(variables["params"]) if x.ndim == 4]
         assert sum(x.size for x in kernels) == expected
         pixel = jax.grad(lambda x, b=block, v=variables: b.apply(v, x)[0, 7, 7, 0])
-        seen = np.argwhere(np.asarray(pixel(image))[0, :, :, 0])
+        seen = np.argwhere(np.asarray(jax.jit(pixel)(image))[0, :, :, 0])
         assert len(seen) == size * size
         assert (seen.max(0) - seen.min(0) + 1 == size).all()
 

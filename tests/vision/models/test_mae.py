@@ -172,7 +172,7 @@ def test_hidden_patches_have_no_influence_and_visible_ones_do(tiny):
 
     gradient = jax.jit(jax.grad(total))(image)
     cells = np.abs(gradient).reshape(3, 4, 8, 4, 8, 3).sum((2, 4, 5)).reshape(3, 16)
-    hidden = np.asarray(model.apply(variables, image, noise).mask)
+    hidden = np.asarray(jax.jit(model.apply)(variables, image, noise).mask)
     assert (cells[hidden] == 0).all()
     assert (cells[~hidden] > 0).all()
     assert hidden.sum(1).tolist() == [12, 12, 12]
@@ -205,10 +205,12 @@ def test_a_backbone_without_class_token_serves_too():
 
 def test_it_represents_as_its_backbone_does(tiny):
     model, variables, image, _ = tiny
-    ours = model.apply(variables, image, method="represent")
-    theirs = model.backbone.apply(
-        {"params": variables["params"]["backbone"]}, image, method="represent"
+    represent = lambda m, v: jax.jit(functools.partial(m.apply, method="represent"))(
+        v, image
     )
+    ours = represent(model, variables)
+    backbone = {"params": variables["params"]["backbone"]}
+    theirs = represent(model.backbone, backbone)
     np.testing.assert_array_equal(ours, theirs)
 
 
@@ -220,8 +222,9 @@ def test_compiling_layers_once_gives_the_same(tiny):
         "norm": stacked["decoder"]["norm"],
         "blocks": jax.tree.map(lambda *x: jnp.stack(x), *blocks),
     }
-    scanned = mae(scan=True, remat="block").apply({"params": stacked}, image, noise)
-    plain = model.apply(variables, image, noise)
+    scan = jax.jit(mae(scan=True, remat="block").apply)
+    scanned = scan({"params": stacked}, image, noise)
+    plain = jax.jit(model.apply)(variables, image, noise)
     np.testing.assert_allclose(scanned.prediction, plain.prediction, atol=1e-5)
 
 
