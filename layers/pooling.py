@@ -122,12 +122,11 @@ def _max_pool_backward(window, strides, padding, residuals, cotangent):
     position, shape = residuals
     sizes = cotangent.shape[1:-1]
     lengths = _phase_lengths(window, strides, sizes)
-    # Windows beyond the edges, which nobody was first in: so that all sums are of slices.
+    # Windows beyond the edges, of no gradient, so that all sums are of slices.
     reach = [length - size for length, size in zip(lengths, sizes, strict=True)]
     borders = [(0, 0, 0), *((n, n, 0) for n in reach), (0, 0, 0)]
     zero = jnp.zeros((), cotangent.dtype)
-    nobody = jnp.zeros((), position.dtype)
-    padded = lax.pad(position, nobody, borders), lax.pad(cotangent, zero, borders)
+    padded = [lax.pad(x, x.dtype.type(0), borders) for x in (position, cotangent)]
     position, cotangent = lax.optimization_barrier(padded)
     phases = {}
     for k, offset in enumerate(_offsets(window)):

@@ -32,18 +32,17 @@ gc.set_threshold(50_000, 20, 20)
 import numpy as np
 import pytest
 
-
-def pytest_unconfigure():
-    """pytest looks for garbage five times over; what a whole run left takes it seconds."""
-    gc.freeze()
-
-
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # toy_experiment, for dotted paths; test_configs, for loading them; test_namings, for models;
 # repeatability, whose assertions shall say as much as a test's.
 FOLDERS = ("tests/training", "tests/vision/weights", "tests")
 sys.path[:0] = [str(ROOT / folder) for folder in FOLDERS]
 pytest.register_assert_rewrite("repeatability")
+
+
+def pytest_unconfigure():
+    """pytest looks for garbage five times over; what a whole run left takes it seconds."""
+    gc.freeze()
 
 
 def _optional_folder(variable: str, name: str) -> pathlib.Path:

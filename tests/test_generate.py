@@ -17,8 +17,8 @@ from nlp import generation
 from nlp.completion import Completer
 from nlp.decoding import Rules, Sampling, begin, sample
 from nlp.generation import Beam, Framing, PromptError
-from nlp.streaming import TextStream, TokenStream
-from nlp.tokenizers import Bytes, Characters, Subwords
+from nlp.streaming import TokenStream
+from nlp.tokenizers import Bytes, Characters
 from nlp.translation import Translator
 from training import artifacts, checkpoint, errors, initialization, step, variables
 from training import config as configs
@@ -293,47 +293,6 @@ def test_the_message_of_the_script_is_one_line_and_a_failure(tmp_path):
 
 
 # --- The parts ------------------------------------------------------------------------
-
-
-def written(tokenizer, ids, context=()):
-    stream = TextStream(tokenizer, context)
-    return [*map(stream.push, ids), stream.finish()]
-
-
-@pytest.mark.parametrize("kind", ["bytes", "characters", "bpe", "unigram"])
-def test_streamed_pieces_are_whole_characters_and_join_to_the_text(kind):
-    text = "Größe, 猫 and 🐈‍⬛: naïve  text.\n ok"
-    tokenizer = {
-        "bytes": Bytes,
-        "characters": lambda: Characters("".join(sorted(set(text)))),
-    }.get(kind, lambda: Subwords.learned(kind, [text] * 3, 270))()
-    ids = tokenizer.encode(text)
-    for split in (3, 1, 0):
-        context = tokenizer.encode(text[:split])
-        pieces = written(tokenizer, ids[len(context) :], context)
-        if context != ids[: len(context)]:  # the text is cut elsewhere
-            continue
-        assert "".join(pieces) == text[split:]
-        assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
-    if kind == "bytes":
-        assert "" in pieces and "🐈" in pieces
-
-
-def test_what_never_becomes_a_character_comes_last():
-    tokenizer = Bytes()
-    broken = tokenizer.encode("é")[:1]
-    ids = [*tokenizer.encode("a"), *broken, *tokenizer.encode("b"), *broken]
-    assert written(tokenizer, ids) == ["a", "", "\ufffdb", "", "\ufffd"]
-
-
-def test_decoding_that_drops_leading_spaces_keeps_those_between_pieces():
-    class Words:
-        """As sentencepiece does: every word brings a space, the first loses it."""
-
-        def decode(self, ids):
-            return "".join(f" w{i}" for i in ids).lstrip()
-
-    assert written(Words(), [2, 3], context=[1]) == [" w2", " w3", ""]
 
 
 @functools.cache

@@ -65,10 +65,8 @@ def _equation(eqn: Any) -> int:
         return _convolution(eqn)
     # A primitive, or a jitted function of this name.
     called = str(params.get("name", name))
-    heads = [v.aval.shape for v in eqn.invars if _may_be_heads(v.aval)]
-    # Of a function that was split, in a scan say, one part gets no heads.
-    if called.startswith("dot_product_attention_") and len(heads) > 1:
-        return _fused_attention(*heads[:2], backward="bwd" in called)
+    if called.startswith("dot_product_attention_") and (heads := _heads(eqn)):
+        return _fused_attention(*heads, backward="bwd" in called)
     if name == "cond":
         counts = [_jaxpr(branch.jaxpr) for branch in params["branches"]]
         platforms = params.get("branches_platforms") or ()
@@ -156,8 +154,12 @@ def _positions(
     return total
 
 
-def _may_be_heads(aval: Any) -> bool:
-    return len(aval.shape) == 4 and aval.dtype != bool
+def _heads(eqn: Any) -> list[tuple[int, ...]]:
+    """The shapes of query and key; none for what was split off a call in a scan, because
+    it is computed from no argument."""
+    avals = [variable.aval for variable in eqn.invars]
+    shapes = [a.shape for a in avals if len(a.shape) == 4 and a.dtype != bool]
+    return shapes[:2]
 
 
 def _fused_attention(

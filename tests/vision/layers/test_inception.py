@@ -49,12 +49,12 @@ def test_a_reduction_halves_every_branch():
     np.testing.assert_array_equal(y[:, 0, 0, 3:], IMAGE[:, :3, :3].max((1, 2)))
 
 
-def test_statistics_follow_the_mode():
+def test_statistics_follow_the_mode(run):
     block = InceptionBlock(BRANCHES, unit=partial(ConvNorm, norm_momentum=0.5))
     variables = jax.jit(block.init)(jax.random.key(1), IMAGE)
-    run = jax.jit(partial(block.apply, mutable="batch_stats"), static_argnames="train")
     for train in (True, False):
-        _, updated = run(variables, IMAGE, train=train)
+        options = {"train": train, "mutable": "batch_stats"}
+        _, updated = run(block, variables, IMAGE, **options)
         for old, new in zip(
             jax.tree.leaves(variables["batch_stats"]),
             jax.tree.leaves(updated["batch_stats"]),

@@ -59,7 +59,7 @@ def test_no_expansion_leaves_its_layers_out(random_variables):
     assert fused["params"]["fused_conv"]["kernel"].shape == (3, 3, 4, 8)
 
 
-def test_fusing_the_linear_parts_gives_one_convolution(random_variables):
+def test_fusing_the_linear_parts_gives_one_convolution(run):
     """A depthwise convolution after a 1x1 is a 3x3 whose kernel is their product."""
     options = {"activation": "identity", "norm_epsilon": 0.0}
     block = InvertedBottleneck(4, expanded=8, **options)
@@ -74,9 +74,7 @@ def test_fusing_the_linear_parts_gives_one_convolution(random_variables):
         "project_conv": params["project_conv"],
     }
     np.testing.assert_allclose(
-        jax.jit(fused.apply)(fused_variables, X),
-        jax.jit(block.apply)(variables, X),
-        atol=1e-5,
+        run(fused, fused_variables, X), run(block, variables, X), atol=1e-5
     )
 
 

@@ -164,7 +164,7 @@ def test_the_encoder_computes_visible_patches_only(tiny):
     assert latents.shape == (3, 1 + 4, 32)
 
 
-def test_hidden_patches_have_no_influence_and_visible_ones_do(tiny):
+def test_hidden_patches_have_no_influence_and_visible_ones_do(tiny, run):
     model, variables, image, noise = tiny
 
     def total(image):
@@ -172,7 +172,7 @@ def test_hidden_patches_have_no_influence_and_visible_ones_do(tiny):
 
     gradient = jax.jit(jax.grad(total))(image)
     cells = np.abs(gradient).reshape(3, 4, 8, 4, 8, 3).sum((2, 4, 5)).reshape(3, 16)
-    hidden = np.asarray(jax.jit(model.apply)(variables, image, noise).mask)
+    hidden = np.asarray(run(model, variables, image, noise).mask)
     assert (cells[hidden] == 0).all()
     assert (cells[~hidden] > 0).all()
     assert hidden.sum(1).tolist() == [12, 12, 12]
@@ -203,18 +203,15 @@ def test_a_backbone_without_class_token_serves_too():
     assert "class_token" not in variables["params"]["backbone"]
 
 
-def test_it_represents_as_its_backbone_does(tiny):
+def test_it_represents_as_its_backbone_does(tiny, run):
     model, variables, image, _ = tiny
-    represent = lambda m, v: jax.jit(functools.partial(m.apply, method="represent"))(
-        v, image
-    )
-    ours = represent(model, variables)
+    ours = run(model, variables, image, method="represent")
     backbone = {"params": variables["params"]["backbone"]}
-    theirs = represent(model.backbone, backbone)
+    theirs = run(model.backbone, backbone, image, method="represent")
     np.testing.assert_array_equal(ours, theirs)
 
 
-def test_compiling_layers_once_gives_the_same(tiny):
+def test_compiling_layers_once_gives_the_same(tiny, run):
     model, variables, image, noise = tiny
     stacked = dict(variables["params"])
     blocks = [stacked["decoder"][f"block_{i}"] for i in range(2)]
@@ -222,9 +219,9 @@ def test_compiling_layers_once_gives_the_same(tiny):
         "norm": stacked["decoder"]["norm"],
         "blocks": jax.tree.map(lambda *x: jnp.stack(x), *blocks),
     }
-    scan = jax.jit(mae(scan=True, remat="block").apply)
-    scanned = scan({"params": stacked}, image, noise)
-    plain = jax.jit(model.apply)(variables, image, noise)
+    scan = mae(scan=True, remat="block")
+    scanned = run(scan, {"params": stacked}, image, noise)
+    plain = run(model, variables, image, noise)
     np.testing.assert_allclose(scanned.prediction, plain.prediction, atol=1e-5)
 
 
