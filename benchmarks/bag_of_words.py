@@ -1,12 +1,12 @@
 """How far recognition comes without a network: a bag of visual words on a dataset.
 
-    python benchmarks/bag_of_words.py --config=FILE.py[:argument] [--num_threads=2]
+    python benchmarks/bag_of_words.py [--config=FILE.py[:argument]] [--num_threads=2]
         [--out=FILE.json]
 
 Learns from the training pictures and prints the share of test pictures it gets right, over
-all and by class. A config, one of configs/classical/, has `train` and `test`, sources of
-`image` and `label`; their `transforms`; and the `classifier`, a
-`vision.bag_of_words.BagOfWords`.
+all and by class. A config, one of configs/classical/ (without --config, that of
+Caltech-101), has `train` and `test`, sources of `image` and `label`; their `transforms`; and
+the `classifier`, a `vision.bag_of_words.BagOfWords`.
 """
 
 import argparse
@@ -25,6 +25,8 @@ import numpy as np
 from training import config as configs
 from training import tables
 from training.errors import RunError, first_line
+
+CONFIG = "configs/classical/bag_of_words_caltech101.py"
 
 
 class Pictures:
@@ -86,7 +88,7 @@ def measure(config: dict[str, Any], num_threads: int | None = None) -> dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", required=True, help="FILE.py[:argument]")
+    parser.add_argument("--config", default=CONFIG, help="FILE.py[:argument]")
     parser.add_argument("--num_threads", type=int, help="instead of the config's")
     parser.add_argument("--out", help="JSON file for the figures")
     options = parser.parse_args()

@@ -7,14 +7,13 @@ from benchmarks import bag_of_words
 from data.features import Image
 from training import config as configs
 
-CONFIG = "configs/classical/bag_of_words_caltech101.py"
 DIGITS = {"type": "data.sources.Digits"}
 
 
 @pytest.fixture
 def small():
     """Digits, enlarged, of which little is learned but more than by chance."""
-    config = configs.load(f"{CONFIG}:32,hog")
+    config = configs.load(f"{bag_of_words.CONFIG}:32,hog")
     config["train"] = {
         "type": "data.sources.Subset",
         "source": DIGITS | {"split": "train"},
@@ -27,11 +26,13 @@ def small():
 
 
 def test_the_config_names_its_choices():
-    plain = configs.load(CONFIG)
+    plain = configs.load(bag_of_words.CONFIG)
     assert plain["classifier"]["num_words"] == 1000
-    assert configs.load(f"{CONFIG}:4000")["classifier"]["num_words"] == 4000
+    assert (
+        configs.load(f"{bag_of_words.CONFIG}:4000")["classifier"]["num_words"] == 4000
+    )
     for argument in ("1000,sift", "200,hog"):
-        classifier = configs.load(f"{CONFIG}:{argument}")["classifier"]
+        classifier = configs.load(f"{bag_of_words.CONFIG}:{argument}")["classifier"]
         image = Image(64, 64, 1).sample(np.random.default_rng(0))
         found, _ = configs.build(classifier).descriptor(image)
         assert found.shape[1] == (128 if "sift" in argument else 36)
