@@ -2,7 +2,8 @@
 
 Why faster: a 1x1 convolution is a product of [B * H * W, C] with the kernel, whose
 gradients XLA on CPU computes several times faster as products than as convolutions; for
-those of each channel by itself see `layers.depthwise`, for those in groups `layers.grouped`.
+those of each channel by itself see `layers.depthwise`, for those in groups `layers.grouped`,
+for the others `layers.dense_convolution`.
 
 Fields, parameter names, shapes and initial values are those of `flax.linen.Conv`.
 """
@@ -15,6 +16,7 @@ import jax
 from jax import lax
 
 from layers.dense import flat_dot_general
+from layers.dense_convolution import dense_conv, is_large_dense
 from layers.depthwise import depthwise_conv, is_large_depthwise
 from layers.grouped import grouped_conv, is_large_grouped
 
@@ -36,9 +38,8 @@ def product_conv_general_dilated(
     precision: Any = None,
     **kwargs: Any,
 ) -> jax.Array:
-    """`jax.lax.conv_general_dilated`; a kernel of one pixel becomes a flat product, and on
-    a CPU one that is of each channel by itself a sum of shifted images, and one in groups
-    some dense ones.
+    """`jax.lax.conv_general_dilated`; a kernel of one pixel becomes a flat product, other
+    convolutions what the files named above make of them on a CPU.
 
     Args:
         lhs: [B, *spatial, C], channels last.
@@ -64,12 +65,13 @@ def product_conv_general_dilated(
         )
     undilated &= rhs_dilation is None or all(d == 1 for d in rhs_dilation)
     plain = undilated and precision is None and not kwargs
+    strides = tuple(window_strides)
     if plain and is_large_depthwise(lhs, rhs, feature_group_count):
-        return depthwise_conv(lhs, rhs, tuple(window_strides), padding)
+        return depthwise_conv(lhs, rhs, strides, padding)
     if plain and is_large_grouped(lhs, rhs, feature_group_count):
-        return grouped_conv(
-            lhs, rhs, tuple(window_strides), padding, feature_group_count
-        )
+        return grouped_conv(lhs, rhs, strides, padding, feature_group_count)
+    if plain and is_large_dense(lhs, rhs, feature_group_count):
+        return dense_conv(lhs, rhs, strides, padding)
     return lax.conv_general_dilated(
         lhs,
         rhs,
