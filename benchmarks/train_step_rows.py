@@ -100,7 +100,7 @@ ROWS = {
         **classification("vit.ViT_B16", size=224, num_classes=1000),
         torch="timm:vit_base_patch16_224",
         optimizer="adamw",
-        batch_size={"cpu": 16, "gpu": 256},
+        batch_size={"cpu": 4, "gpu": 256},
         attention_fields=("attention_implementation",),
     ),
     "mixer_s16": Row(
@@ -163,7 +163,7 @@ ROWS = {
         torch="MaskedAutoencoder",
         arrays={"image": Array((224, 224, 3))},
         optimizer="adamw",
-        batch_size={"cpu": 8, "gpu": 256},
+        batch_size={"cpu": 4, "gpu": 256},
         objective="masked_autoencoding",
         attention_fields=(
             "attention_implementation",
