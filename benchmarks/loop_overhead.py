@@ -147,6 +147,30 @@ def fit(config: dict, seconds: float, what: str) -> dict:
     return config
 
 
+def report(rows: list[dict[str, Any]], batch_size: int, steps: int) -> None:
+    """Prints every round, and medians."""
+    print(f"batch {batch_size}, {steps} steps a round")
+    for row in rows:
+        alone = " ".join(f"{seconds * 1e3:.2f}" for seconds in row["bare"])
+        print(
+            f"bare {alone} ms  loop {row['loop'] * 1e3:.2f} ms {row['overhead']:+.1%}  "
+            f"with pipeline {row['with_pipeline'] * 1e3:.2f} ms "
+            f"{row['overhead_with_pipeline']:+.1%}  data wait {row['data_wait']:.2%}"
+        )
+    step = statistics.median(row["bare"][1] for row in rows)
+    for i, name in enumerate(("the loop's thread", "the process")):
+        ours, alone = (
+            statistics.median(row["processor"][which][i] for row in rows)
+            for which in ("loop", "bare")
+        )
+        print(
+            f"processor time of {name}: {ours * 1e3:.2f} ms a step, {alone * 1e3:.2f} bare: "
+            f"{(ours - alone) / step:+.1%} of a step"
+        )
+    for name in ("overhead", "overhead_with_pipeline"):
+        print(f"median {name} {statistics.median(row[name] for row in rows):+.1%}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/vit_digits.py")
@@ -184,26 +208,7 @@ def main() -> None:
                 "processor": {"bare": processor_bare, "loop": processor},
             }
         )
-    print(f"batch {config['batch_size']}, {options.steps} steps a round")
-    for row in rows:
-        alone = " ".join(f"{seconds * 1e3:.2f}" for seconds in row["bare"])
-        print(
-            f"bare {alone} ms  loop {row['loop'] * 1e3:.2f} ms {row['overhead']:+.1%}  "
-            f"with pipeline {row['with_pipeline'] * 1e3:.2f} ms "
-            f"{row['overhead_with_pipeline']:+.1%}  data wait {row['data_wait']:.2%}"
-        )
-    step = statistics.median(row["bare"][1] for row in rows)
-    for i, name in enumerate(("the loop's thread", "the process")):
-        ours, alone = (
-            statistics.median(row["processor"][which][i] for row in rows)
-            for which in ("loop", "bare")
-        )
-        print(
-            f"processor time of {name}: {ours * 1e3:.2f} ms a step, {alone * 1e3:.2f} bare: "
-            f"{(ours - alone) / step:+.1%} of a step"
-        )
-    for name in ("overhead", "overhead_with_pipeline"):
-        print(f"median {name} {statistics.median(row[name] for row in rows):+.1%}")
+    report(rows, config["batch_size"], options.steps)
     if options.out:
         result = {"config": options.config, "batch_size": config["batch_size"]}
         pathlib.Path(options.out).write_text(json.dumps(result | {"rounds": rows}))

@@ -23,7 +23,15 @@ import optax
 
 from benchmarks.train_step_contestant import Trainer, fastest
 from benchmarks.train_step_rows import OPTIMIZERS, ROWS, Row, random_batch
-from layers import activations, attention, convolution, dense, normalization, pooling
+from layers import (
+    activations,
+    attention,
+    convolution,
+    dense,
+    memory,
+    normalization,
+    pooling,
+)
 from training import allocator, compilation, config, environment, flops, state, step
 from vision.layers import patches
 
@@ -170,6 +178,7 @@ LINEN = (
     (normalization.RMSNorm, nn.RMSNorm),
     (normalization.GroupNorm, nn.GroupNorm),
     (pooling.max_pool, nn.max_pool),
+    (memory.relu_in_memory, nn.relu),
     (attention.dot_product_attention, _linen_attention),
     (activations.gelu, functools.partial(nn.gelu, approximate=False)),
     (patches.PatchEmbedding, _linen_patches),

@@ -1,9 +1,10 @@
 """Dense convolution whose kernel's gradient, on a CPU, reads the image as it lies in memory.
 
 XLA on CPU computes that gradient from a transposed copy of the image, and fuses into the
-copy whatever the image was made by: in a ResNet all normalisations and sums of the blocks
-before, element by element in the order that suits memory least. A copy of what has been
-computed takes a few hundredths of that time. Value and gradients are XLA's, bit for bit.
+copy whatever the image was made by (`layers.memory`): in a ResNet all normalisations and
+sums of the blocks before, element by element in the order that suits memory least. A copy
+of what has been computed takes a few hundredths of that time. Value and gradients are
+XLA's, bit for bit.
 
 Dimensions: B batch, H x W image, h x w result, C channels.
 """
@@ -11,19 +12,16 @@ Dimensions: B batch, H x W image, h x w result, C channels.
 import functools
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from layers.grouped import Padding, convolved, explicit_padding, gradients_of
-
-# Numbers in an image; with fewer there is nothing to gain.
-_WORTH_IT = 2**16
+from layers.memory import held, is_large
 
 
 def is_large_dense(lhs: jax.Array, rhs: jax.Array, groups: int) -> bool:
     """Whether images [B, H, W, C] meet a kernel [kh, kw, C, features], and are large enough
     for `dense_conv` to be worth its compilation."""
-    return lhs.ndim == 4 and groups == 1 and lhs.size >= _WORTH_IT
+    return lhs.ndim == 4 and groups == 1 and is_large(lhs)
 
 
 def dense_conv(
@@ -63,7 +61,7 @@ def _backward(strides, padding, residuals, gradient):
     gradients = gradients_of(functools.partial(convolved, **options))
 
     def of_image_in_memory(image, kernel, gradient):
-        return gradients(_in_memory(image, kernel), kernel, gradient)
+        return gradients(held(image, kernel[(0,) * kernel.ndim]), kernel, gradient)
 
     return lax.platform_dependent(
         *residuals, gradient, cpu=of_image_in_memory, default=gradients
@@ -71,18 +69,3 @@ def _backward(strides, padding, residuals, gradient):
 
 
 _dense.defvjp(_forward, _backward)
-
-
-def _in_memory(image: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The image, with which XLA fuses nothing.
-
-    On CPUs an `optimization_barrier` is gone before operations are fused. What a branch
-    returns has to lie in memory; the other branch, for kernels that are not numbers, is
-    there because a condition that always holds is simplified away.
-    """
-    return lax.cond(
-        jnp.isnan(kernel[(0,) * kernel.ndim]),
-        lambda image: jnp.full_like(image, jnp.nan),
-        lambda image: image,
-        image,
-    )

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from layers.activations import relu
+from layers.memory import relu_in_memory
 from vision.layers.padding import padding_named
 
 SHORTCUTS = ("projection", "padding", "none")
@@ -57,7 +58,7 @@ class ResidualBlock(nn.Module):
         y = self.branch(x)
         if self.gate is not None:
             y = self.gate(name="squeeze_excite")(y)
-        return relu(y if self.shortcut == "none" else y + self.skip(x))
+        return relu_in_memory(y if self.shortcut == "none" else y + self.skip(x))
 
     def branch(self, x: jax.Array) -> jax.Array:
         """What the block learns to add: [B, H / stride, W / stride, features]."""
