@@ -9,12 +9,12 @@ Transformers, mixers and ConvNeXt, SGD with momentum for ResNets and MobileNet. 
 models are timm's, and for the masked autoencoder and GPT those of
 `benchmarks.train_step_torch_models`. Each contestant is a process of its own that stays
 alive over all rounds, and they take turns, so that what else the machine does falls on all
-of them; still, measure on an idle one. Their first turn does not count. Ours runs as under `train.py`, which on a CPU keeps
-freed memory (`training.allocator`); the others do not. Ratios are taken within a round.
-Seconds are by the clock; memory is the largest resident set while stepping, libraries
-included, or on a GPU what arrays took at most; `compile` is what the first steps took
-longer than later ones. On two cores and a busy machine torch's threads wait for each other
-by spinning, and its figures are worthless.
+of them; still, measure on an idle one. The first turn of each does not count. Ours runs as
+under `train.py`, which on a CPU keeps freed memory (`training.allocator`); the others do
+not. Ratios are taken within a round. Seconds are by the clock; memory is the largest
+resident set while stepping, libraries included, or on a GPU what arrays took at most;
+`compile` is what the first steps took longer than later ones. On two cores and a busy
+machine torch's threads wait for each other by spinning, and its figures are worthless.
 
 torch and timm are optional, and may live in another environment (--torch_python).
 torchvision is not needed: pip install torch numpy pillow pyyaml safetensors
