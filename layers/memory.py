@@ -39,12 +39,11 @@ def held(x: jax.Array, witness: jax.Array | None = None) -> jax.Array:
 
 @jax.custom_vjp
 def _relu_in_memory(x: jax.Array) -> jax.Array:
-    y = jnp.maximum(x, 0)
-    return lax.platform_dependent(y, cpu=held, default=lambda y: y)
+    return jnp.maximum(x, 0)
 
 
 def _relu_forward(x):
-    y = _relu_in_memory(x)
+    y = lax.platform_dependent(jnp.maximum(x, 0), cpu=held, default=lambda y: y)
     return y, y
 
 
@@ -56,7 +55,8 @@ _relu_in_memory.defvjp(_relu_forward, _relu_backward)
 
 
 def relu_in_memory(x: jax.Array) -> jax.Array:
-    """`jax.nn.relu`, computed once; its gradient is told by the result, not by x.
+    """`jax.nn.relu`; where a gradient is taken its result is computed once, and tells the
+    gradient.
 
     Has a gradient, but no derivative in forward mode.
 

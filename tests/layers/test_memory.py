@@ -51,9 +51,14 @@ def test_nothing_is_computed_anew():
     assert maxima(held) == 1 < maxima(lambda x, _: x)
 
 
-def test_small_arrays_are_left_alone():
-    assert "platform_index" in str(jax.make_jaxpr(relu_in_memory)(X))
-    assert "platform_index" not in str(jax.make_jaxpr(relu_in_memory)(X[:1]))
+def test_only_gradients_of_large_arrays_have_it_held():
+    def holds(function, x):
+        return "platform_index" in str(jax.make_jaxpr(function)(x))
+
+    gradient = jax.grad(lambda x: relu_in_memory(x).sum())
+    assert holds(gradient, X)
+    assert not holds(gradient, X[:1])
+    assert not holds(relu_in_memory, X)
 
 
 @pytest.mark.skipif(jax.device_count() < 2, reason="needs several devices")
